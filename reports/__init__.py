@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verdict records (`reports.records`) and everything rendered from them."""

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records of a run, schema version 1: what `run.json` holds, and how verdicts combine.
+
+Text in a record may come from a device or a lab host: it is cleaned and bounded when the record is made, so
+that no renderer has to.  Losing a finding is worse than shortening it, hence clipped and not refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from reports.text import MAX_LINE, MAX_TEXT, clip, clip_json, one_line
+
+__all__ = [
+    "SCHEMA",
+    "STATES",
+    "ArcResult",
+    "ArcVerdict",
+    "ClauseResult",
+    "ClauseVerdict",
+    "DeviceResult",
+    "Finding",
+    "Level",
+    "Run",
+    "RunVerdict",
+    "merge",
+    "signature_of",
+    "verdict_counts",
+    "verdict_of",
+]
+
+SCHEMA = 1
+MAX_LOG_LINES = 400
+MAX_TRACE = 400
+MAX_FINDINGS = 50
+MAX_JSON = 256 * 1024
+
+STATES = ("ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P")
+"""Names of `enum vfio_device_mig_state`, in the order of their values."""
+
+Level = Literal["MUST", "SHOULD", "MAY"]
+ClauseVerdict = Literal["pass", "fail", "advisory", "not-applicable", "inconclusive", "waived"]
+ArcVerdict = Literal["reached", "refused", "not-applicable", "failed", "inconclusive"]
+RunVerdict = Literal["conforming", "non-conforming", "inconclusive"]
+
+
+def _text(value: Any) -> Any:
+    return clip(value, MAX_TEXT) if isinstance(value, str) else value
+
+
+def _line(value: Any) -> Any:
+    return one_line(value, MAX_LINE) if isinstance(value, str) else value
+
+
+def _lines(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) <= MAX_LOG_LINES:
+        return value
+    # The head names the event and the tail shows how it ended; the middle is the least telling.
+    half = MAX_LOG_LINES // 2
+    return [*value[:half], f"[... {len(value) - 2 * half} lines left out]", *value[-half:]]
+
+
+def _state(value: Any) -> Any:
+    return value.removeprefix("VFIO_DEVICE_STATE_") if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Line = Annotated[str, BeforeValidator(_line)]
+Lines = Annotated[list[Line], BeforeValidator(_lines)]
+State = Annotated[
+    Literal["ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"],
+    BeforeValidator(_state),
+]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,199}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,254}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+def signature_of(clause: str, operation: str, expected: str, observed: str) -> str:
+    """16 hex digits that are the same for the same finding, whatever the run, the path or the host.
+
+    `operation` is the name of the operation (or the title of a kernel event); `expected` and `observed` must
+    hold nothing that changes between runs (no address, pid, fd number or time).
+    """
+    packed = "\0".join((clause, operation, expected, observed))
+    return hashlib.sha256(packed.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+class Finding(_Record):
+    """One piece of positive evidence that a device broke a clause."""
+
+    clause: Identifier
+    device: Identifier
+    title: Line
+    expected: Text
+    observed: Text
+    path: Lines = []
+    """States and operations that led there, in words, in order."""
+    source: Text = ""
+    """The rule: file, struct or paragraph, citation."""
+    signature: str = Field("", pattern=r"^([0-9a-f]{16})?$")
+    program: dict[str, Any] | None = None
+    trace: list[dict[str, Any]] = []
+    kernel_log: Lines = []
+    replay: FileName | None = None
+    """Name of the file, relative to the run's folder, that `vfiocert replay` takes."""
+    explanation: Text | None = None
+
+    @field_validator("program", mode="before")
+    @classmethod
+    def _bounded_program(cls, value: Any) -> Any:
+        return clip_json(value, MAX_JSON) if isinstance(value, dict) else value
+
+    @field_validator("trace", mode="before")
+    @classmethod
+    def _bounded_trace(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        # A finding is at the end of its trace.
+        return [clip_json(each, MAX_JSON // 16) for each in value[-MAX_TRACE:]]
+
+    @model_validator(mode="after")
+    def _signed(self) -> Finding:
+        if not self.signature:
+            self.signature = signature_of(self.clause, self.title, self.expected, self.observed)
+        return self
+
+
+class ClauseResult(_Record):
+    """What one device did about one clause."""
+
+    id: Identifier
+    level: Level
+    statement: Text
+    source: Text = ""
+    verdict: ClauseVerdict
+    reason: Text = ""
+    """Why the verdict is not-applicable, inconclusive or waived; empty for a plain pass."""
+    tests: Lines = []
+    findings: list[Finding] = []
+    counts: dict[Line, int] = {}
+    """How much was tried: arcs, programs, bytes."""
+    evidence: list[FileName] = []
+
+    @field_validator("findings", mode="after")
+    @classmethod
+    def _bounded_findings(cls, value: list[Finding]) -> list[Finding]:
+        return _distinct(value)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> ClauseResult:
+        if self.level != "MUST" and self.verdict == "fail":
+            self.verdict = "advisory"
+        if self.level == "MUST" and self.verdict == "advisory":
+            raise ValueError(f"verdict of {self.id}='advisory' is not possible for a MUST; say fail or pass")
+        if self.verdict in ("not-applicable", "inconclusive", "waived") and not self.reason:
+            self.reason = "no reason was recorded"
+        return self
+
+
+class ArcResult(_Record):
+    """One cell of the state table: what a request for `new` did in `cur`."""
+
+    cur: State
+    new: State
+    verdict: ArcVerdict
+    count: int = Field(0, ge=0)
+    """How often it was tried."""
+    path: Lines = []
+    """States passed through, from `cur` to `new`."""
+
+
+class DeviceResult(_Record):
+    """One device: what it is, and what every clause said of it."""
+
+    id: Identifier
+    profile: Line = ""
+    driver: Line = ""
+    module_srcversion: Line = ""
+    kernel: Line = ""
+    capabilities: dict[str, Any] = {}
+    """What the device answered to PROBE, not what its version promises."""
+    verdict: RunVerdict = "inconclusive"
+    clauses: list[ClauseResult] = []
+    arcs: list[ArcResult] = []
+    counts: dict[Line, int] = {}
+    taint_before: int = 0
+    taint_after: int = 0
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _bounded_capabilities(cls, value: Any) -> Any:
+        return clip_json(value, MAX_JSON // 16) if isinstance(value, dict) else value
+
+    def arcs_covered(self) -> int:
+        """How many of the 64 cells were reached, refused as they must be, or not applicable."""
+        sound = {"reached", "refused", "not-applicable"}
+        return len({(arc.cur, arc.new) for arc in self.arcs if arc.verdict in sound})
+
+
+class Run(_Record):
+    """A whole run: what `run.json` holds."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    suite: Line = ""
+    """Version of the suite."""
+    started: Line = ""
+    """UTC, ISO 8601, as `finished`."""
+    finished: Line = ""
+    seed: int = 0
+    budget: Line = ""
+    lab: Line = ""
+    host: Line = ""
+    command: Text = ""
+    verdict: RunVerdict = "inconclusive"
+    devices: list[DeviceResult] = []
+    notes: Lines = []
+
+    def findings(self) -> list[Finding]:
+        """All findings of all devices, in the order of the devices and clauses."""
+        return [each for device in self.devices for clause in device.clauses for each in clause.findings]
+
+
+def _distinct(findings: Sequence[Finding]) -> list[Finding]:
+    """The first finding of each signature, at most MAX_FINDINGS of them."""
+    first: dict[tuple[str, str], Finding] = {}
+    for each in findings:
+        first.setdefault((each.device, each.signature), each)
+    return list(first.values())[:MAX_FINDINGS]
+
+
+def verdict_counts(clauses: Iterable[ClauseResult]) -> dict[ClauseVerdict, int]:
+    """How many clauses have each verdict; verdicts nobody has are left out."""
+    return dict(Counter(clause.verdict for clause in clauses))
+
+
+def verdict_of(clauses: Iterable[ClauseResult]) -> RunVerdict:
+    """The verdict that follows from `clauses`; pure.
+
+    A failed MUST that is not waived: non-conforming.  Else a MUST without a result: inconclusive.  Else
+    conforming, unless no clause was decided at all: nothing tried is nothing shown.
+    """
+    known = list(clauses)
+    musts = {clause.verdict for clause in known if clause.level == "MUST"}
+    if "fail" in musts:
+        return "non-conforming"
+    decided = any(clause.verdict in ("pass", "advisory", "waived") for clause in known)
+    return "inconclusive" if "inconclusive" in musts or not decided else "conforming"
+
+
+_WORST_FIRST: tuple[ClauseVerdict, ...] = (
+    "fail",
+    "inconclusive",
+    "advisory",
+    "waived",
+    "pass",
+    "not-applicable",
+)
+
+
+def merge(first: ClauseResult, second: ClauseResult) -> ClauseResult:
+    """Both results of one clause on one device as one: the worse verdict, and everything that was found."""
+    worse, other = sorted((first, second), key=lambda each: _WORST_FIRST.index(each.verdict))
+    counts = Counter(first.counts)
+    counts.update(second.counts)
+    return ClauseResult(
+        id=worse.id, level=worse.level, statement=worse.statement, source=worse.source, verdict=worse.verdict,
+        reason=worse.reason or (other.reason if other.verdict == worse.verdict else ""),
+        tests=list(dict.fromkeys([*first.tests, *second.tests])),
+        findings=[*first.findings, *second.findings], counts=dict(counts),
+        evidence=list(dict.fromkeys([*first.evidence, *second.evidence])),
+    )  # fmt: skip
