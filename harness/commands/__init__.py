@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bodies of the commands, one module each, imported only when the command is asked for."""
+
+from __future__ import annotations
+
+__all__ = ["COMMANDS", "Entry"]
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command is (`module:attribute`, a function or a typer app) and its line in `--help`."""
+
+    target: str
+    summary: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "certify": Entry("harness.commands.certify:certify", "certify devices; with no option: the embedded lab"),
+    "check": Entry("harness.commands.check:check", "check this project itself: style, types, tests, a certify"),
+    "lab": Entry("harness.commands.lab:app", "the embedded lab by hand: up, down, status, reset, ssh"),
+    "devices": Entry("harness.commands.devices:devices", "devices of the lab, and why one cannot be certified"),
+    "clauses": Entry("harness.commands.clauses:clauses", "the clauses of the contract, or one of them in full"),
+    "replay": Entry("harness.commands.replay:replay", "run a saved program again and judge it"),
+    "report": Entry("harness.commands.report:report", "write the reports of a finished run again"),
+    "undo": Entry("harness.commands.undo:undo", "put lab hosts back as they were before a run"),
+    "bench": Entry("harness.commands.bench:bench", "measure operations per second of agent and lab"),
+    "new": Entry("harness.commands.new:app", "start a new clause or a new driver profile"),
+}
