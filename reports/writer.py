@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import json
 import os
@@ -19,12 +18,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import LabError, UsageError
-from reports.models import ClauseResult, DeviceResult, Run, merge, verdict_of
+from harness.errors import UsageError
+from reports.disk import write_atomically, write_error
+from reports.models import ClauseResult, DeviceResult, Run, RunVerdict, merge, verdict_of
+from reports.render import render_all
 from reports.text import one_line
 from reports.waivers import Waiver, apply_waivers
 
-__all__ = ["JOURNAL", "RUN_FILE", "RunWriter", "assemble", "read_run", "write_atomically"]
+__all__ = ["JOURNAL", "RUN_FILE", "RunWriter", "assemble", "read_run"]
 
 JOURNAL = "results.jsonl"
 RUN_FILE = "run.json"
@@ -33,28 +34,6 @@ _MAX_RUN_BYTES = 512 << 20
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _write_error(path: Path, error: OSError) -> LabError:
-    what = (
-        "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
-    )
-    return LabError(f"{path}: {what}; every clause finished before is kept, go on with --resume")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one step, durably; a `LabError` leaves the old file as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise _write_error(path, error) from None
 
 
 class RunWriter:
@@ -141,8 +120,6 @@ class RunWriter:
 
     def finish(self) -> Run:
         """Writes `run.json` and all reports, and gives the run."""
-        from reports.render import render_all
-
         run = self.snapshot()
         write_atomically(self.dir / RUN_FILE, json.dumps(run.model_dump(mode="json"), indent=1) + "\n")
         render_all(run, self.dir)
@@ -165,7 +142,7 @@ class RunWriter:
                         os.ftruncate(fd, size)
                     raise
         except OSError as error:
-            raise _write_error(self._journal, error) from None
+            raise write_error(self._journal, error) from None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -248,12 +225,11 @@ def _joined(old: tuple[int, ClauseResult] | None, session: int, new: ClauseResul
     return merge(old[1], new)
 
 
-def _overall(devices: Sequence[DeviceResult]) -> Any:
+def _overall(devices: Sequence[DeviceResult]) -> RunVerdict:
     verdicts = {device.verdict for device in devices}
-    for verdict in ("non-conforming", "inconclusive"):
-        if verdict in verdicts:
-            return verdict
-    return "conforming" if devices else "inconclusive"
+    if "non-conforming" in verdicts:
+        return "non-conforming"
+    return "conforming" if verdicts == {"conforming"} else "inconclusive"
 
 
 def read_run(out_dir: Path | str) -> Run:
