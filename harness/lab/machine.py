@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The QEMU machine of the lab: which accelerator runs it, and its command line.
+
+The machine has two parts.  The *frame* (CPU, memory, IOMMU, network, bridges, ports) is booted once and
+saved.  The *devices* are what tests drive; several of them cannot be saved by QEMU (`nvme`) or would come
+back without their state (`edu`).  So they are not in the saved machine: every machine is resumed with
+fresh devices added, and the guest is told to scan its PCI buses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from harness.errors import LabError, UsageError
+from harness.lab.places import cache_dir
+
+__all__ = ["Qemu", "command_line", "device_arguments", "find_qemu"]
+
+_PROGRAM = "qemu-system-x86_64"
+_APPEND = "console=ttyS0 quiet panic=0 intel_iommu=on iommu=pt rdinit=/init"
+_QUERY_TIMEOUT_S = 30
+_KVM_PROBE_S = 1.5
+
+# address: what; the guest and the lab file (labs.yaml) know devices by it.
+_DEVICES: tuple[tuple[str, str, str], ...] = (
+    ("edu", "edu,addr=04.0,bus=pcie.0", "0000:00:04.0"),
+    ("edu", "edu,addr=05.0,bus=pcie.0", "0000:00:05.0"),
+    ("edu", "edu,addr=01.0,bus=bridge0", "behind the bridge"),
+    ("pci-testdev", "pci-testdev,addr=02.0,bus=bridge0", "behind the bridge"),
+    ("igb", "igb,bus=port1", "SR-IOV network controller, QEMU 8.0 and newer"),
+)
+_NVME = ("nvme-subsys,id=subsys0", "nvme,serial=vfiocert,id=nvme0,bus=port0,subsys=subsys0,max_ioqpairs=10,"
+         "sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4,msix_qsize=7", "nvme-ns,drive=disk0,bus=nvme0")
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU that runs here: `accel` is kvm or tcg, `why` says why it is not kvm."""
+
+    program: str
+    version: str
+    accel: str
+    why: str
+    devices: frozenset[str]
+    nvme_sriov: bool
+
+
+@cache
+def find_qemu() -> Qemu:
+    """The QEMU of this machine; UsageError where it is missing or cannot run the lab."""
+    version = _query("--version").splitlines()[0]
+    devices = frozenset(re.findall(r'^name "([^"]+)"', _query("-device", "help"), re.M))
+    for name in ("intel-iommu", "edu", "pcie-pci-bridge", "virtio-net-pci"):
+        if name not in devices:
+            raise UsageError(f"{version} has no device {name!r}; 7.2 and newer of qemu-system-x86 have")
+    nvme_sriov = "nvme" in devices and "sriov_max_vfs" in _query("-device", "nvme,help")
+    accel, why = _accelerator(version)
+    return Qemu(_PROGRAM, version, accel, why, devices, nvme_sriov)
+
+
+def command_line(qemu: Qemu, folder: Path, *, kernel: Path, initrd: Path, memory_mib: int, port: int,
+                 resume: Path | None) -> list[str]:
+    """QEMU's arguments for a lab in `folder`; `resume` is the saved frame, or None to boot."""
+    accel = ["-accel", "kvm", "-cpu", "host"] if qemu.accel == "kvm" else ["-accel", "tcg", "-cpu", "max"]
+    argv = [
+        qemu.program, "-nodefaults", "-no-user-config", "-display", "none", "-name", folder.name,
+        "-M", "q35,kernel-irqchip=split", *accel, "-smp", "1", "-m", str(memory_mib), "-no-reboot",
+        "-kernel", str(kernel), "-initrd", str(initrd), "-append", _APPEND,
+        "-device", "intel-iommu,intremap=on",
+        "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+        "-chardev", f"socket,id=control,path={folder}/control,server=on,wait=off", "-serial", "chardev:control",
+        "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
+        # restrict: the guest reaches nothing but its SSH client, and is reached from this machine only.
+        "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
+        "-device", "virtio-net-pci,netdev=net0,addr=02.0,bus=pcie.0,romfile=",
+        "-device", "virtio-rng-pci,addr=03.0,bus=pcie.0",
+        "-device", "pcie-pci-bridge,id=bridge0,addr=06.0,bus=pcie.0",
+        # The guest finds devices by a scan, not by hot plug: the ports must not keep them powered off.
+        "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=07.0,bus=pcie.0,hotplug=off,"
+                   "bus-reserve=2,mem-reserve=4M",
+        "-device", "pcie-root-port,id=port1,chassis=2,slot=2,addr=08.0,bus=pcie.0,hotplug=off,"
+                   "bus-reserve=2,mem-reserve=4M",
+    ]
+    if resume is not None:
+        argv += ["-incoming", f"exec:exec cat {_shell_quoted(str(resume))}", *device_arguments(qemu)]
+    return argv
+
+
+def device_arguments(qemu: Qemu) -> list[str]:
+    """Arguments for the devices tests drive, as far as this QEMU has them."""
+    argv: list[str] = []
+    for name, device, _ in _DEVICES:
+        if name in qemu.devices:
+            argv += ["-device", device]
+    if qemu.nvme_sriov:
+        argv += ["-blockdev", "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on"]
+        for device in _NVME:
+            argv += ["-device", device]
+    return argv
+
+
+def _shell_quoted(text: str) -> str:
+    # QEMU hands the text to sh, and takes a comma as it is; option parsing does not happen in -incoming.
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _accelerator(version: str) -> tuple[str, str]:
+    """kvm where a virtual CPU really starts: /dev/kvm may be there and QEMU abort all the same."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg", "/dev/kvm is missing or not accessible"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    known = cache_dir("accel") / hashlib.sha256(f"{boot} {version}".encode()).hexdigest()[:24]
+    try:
+        accel, why = json.loads(known.read_text(encoding="utf-8"))
+        if accel in {"kvm", "tcg"}:
+            return str(accel), str(why)
+    except (OSError, ValueError):
+        pass
+    accel, why = _probe_kvm()
+    part = known.with_name(f".{known.name}.{os.getpid()}")
+    part.write_text(json.dumps([accel, why]), encoding="utf-8")
+    part.replace(known)
+    return accel, why
+
+
+def _probe_kvm() -> tuple[str, str]:
+    process = subprocess.Popen(
+        [_PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-M", "q35,kernel-irqchip=split",
+         "-accel", "kvm", "-cpu", "host", "-m", "64", "-device", "intel-iommu,intremap=on"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+    try:
+        _, errors = process.communicate(timeout=_KVM_PROBE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return "kvm", ""
+    first = (errors.strip().splitlines() or [f"QEMU ended with status {process.returncode}"])[0]
+    return "tcg", f"KVM does not work here: {first[:200]}"
+
+
+def _query(*arguments: str) -> str:
+    try:
+        done = subprocess.run([_PROGRAM, *arguments], capture_output=True, text=True, errors="replace",
+                              timeout=_QUERY_TIMEOUT_S, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise UsageError(f"program {_PROGRAM!r} is missing: apt-get install qemu-system-x86") from None
+    except subprocess.TimeoutExpired:
+        raise LabError(f"{_PROGRAM} {' '.join(arguments)} did not end within {_QUERY_TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        raise LabError(f"{_PROGRAM} {' '.join(arguments)} failed: {done.stderr.strip()[:200]}")
+    return done.stdout

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the embedded lab keeps what it makes: the shared cache, the private run directory, and locks.
+
+Everything expensive is made once in a temporary folder beside its final place and renamed into it, under
+a file lock: two runs never race, and a killed one leaves no half-made result behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import LabError, UsageError
+from harness.progress import NoProgress, Progress
+
+__all__ = ["cache_dir", "locked", "made_once", "project_path", "run_dir", "use_directory"]
+
+_MAX_SOCKET_PATH = 107
+
+
+def project_path(name: str) -> Path:
+    """A data file of this package (`config/plain.config`, `init/rcS`)."""
+    return Path(__file__).resolve().parent / name
+
+
+def cache_dir(area: str) -> Path:
+    """`$XDG_CACHE_HOME/vfiocert/AREA` (default `~/.cache`), made if missing; UsageError if it cannot be."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    place = Path(base) / "vfiocert" / area
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cache folder {place} cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
+        ) from None
+    return place
+
+
+def run_dir() -> Path:
+    """The folder that holds one folder per running lab, mode 0700 and owned by this user."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK):
+        place = Path(runtime) / "vfiocert"
+    else:
+        place = Path(tempfile.gettempdir()) / f"vfiocert-{os.getuid()}"
+    # A name in a shared /tmp may have been taken by somebody else: then its sockets and keys are theirs.
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.lstat()
+    except OSError as error:
+        raise UsageError(
+            f"run folder {place} cannot be made ({error.strerror}); set XDG_RUNTIME_DIR to a private folder"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UsageError(
+            f"run folder {place} is not a private folder of uid {os.getuid()} (mode 0700); "
+            "remove it or set XDG_RUNTIME_DIR to a private folder"
+        )
+    # 64 bytes: the longest lab name, a slash and the longest socket name.
+    if len(str(place)) + 64 > _MAX_SOCKET_PATH:
+        raise UsageError(
+            f"run folder {place} is too long for a unix socket ({_MAX_SOCKET_PATH} bytes with "
+            "the lab's name); set XDG_RUNTIME_DIR to a shorter folder"
+        )
+    return place
+
+
+@contextmanager
+def locked(path: Path, *, timeout_s: float, what: str, progress: Progress | None = None) -> Iterator[None]:
+    """Holds an exclusive lock on the file `path`; LabError naming `what` after `timeout_s` seconds.
+
+    The kernel drops the lock with its process, so a killed owner blocks nobody.
+    """
+    report = progress or NoProgress()
+    deadline = time.monotonic() + timeout_s
+    waiting = False
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LabError(
+                        f"{what}: another run has held {path} for {timeout_s:.0f} s; wait for it or end it"
+                    ) from None
+                if not waiting:
+                    report.step(f"waiting for another run: {what}")
+                    waiting = True
+                report.tick(None)
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def made_once(final: Path, *, timeout_s: float, what: str, progress: Progress) -> Iterator[Path | None]:
+    """Gives a temporary folder to fill, renamed to `final` at the end; or None where `final` exists already.
+
+    The temporary folder goes away when the body raises.
+    """
+    if final.is_dir():
+        yield None
+        return
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with locked(final.with_name(final.name + ".lock"), timeout_s=timeout_s, what=what, progress=progress):
+        if final.is_dir():
+            yield None
+            return
+        for left in final.parent.glob(f".{final.name}.*.part"):  # of a killed run: we hold its lock now
+            shutil.rmtree(left, ignore_errors=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent))
+        try:
+            yield part
+            part.rename(final)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def use_directory(path: Path) -> None:
+    """Marks a cache entry as used now, for whoever cleans old ones."""
+    with open(path / ".used", "w", encoding="ascii"):
+        pass
