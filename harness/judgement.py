@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the oracle says of one run: clauses checked, clauses broken, cells of the state table seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["Judgement", "Violation"]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken clause: at which operation of the main thread, and in words."""
+
+    clause: str
+    index: int
+    expected: str
+    observed: str
+    step: int = -1
+    """Step inside a `walk`, or -1."""
+
+
+@dataclass
+class Judgement:
+    """Checks counted per clause; a clause that counted no check has not been exercised."""
+
+    checked: Counter[str] = field(default_factory=Counter)
+    violations: list[Violation] = field(default_factory=list)
+    cells: Counter[tuple[int, int, str]] = field(default_factory=Counter)
+    """(state before, state asked for, "reached" | "refused" | "failed") -> how often."""
+    arcs: int = 0
+
+    def check(self, clause: str, ok: bool, index: int, expected: str, observed: str, step: int = -1) -> bool:
+        """Count one check of the clause, and keep the violation if it failed; returns `ok`."""
+        self.checked[clause] += 1
+        if not ok and len(self.violations) < 1000:  # a broken device breaks it at every step
+            self.violations.append(Violation(clause, index, expected, observed, step))
+        return ok
+
+    def cell(self, cur: int, new: int, outcome: str) -> None:
+        """Count one SET for the state table."""
+        self.arcs += 1
+        if 0 <= new < 8:
+            self.cells[cur, new, outcome] += 1
+
+    def merge(self, other: Judgement) -> None:
+        """Add what another run showed."""
+        self.checked.update(other.checked)
+        self.violations.extend(other.violations)
+        self.cells.update(other.cells)
+        self.arcs += other.arcs

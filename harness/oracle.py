@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The oracle: a pure function from (capabilities, program, trace) to what was checked and what was broken.
+
+Two mechanisms.  The *tracker* knows the migration state machine and the life of data fds, and judges every
+operation of every program by it.  *Claims* are comparisons that a program carries with it as data, for what
+only its author knows (this digest must equal that one).  Both can be recomputed offline from a saved trace.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.concurrent import judge_concurrent
+from harness.judgement import Judgement, Violation
+from harness.spec.clause import Clause
+from harness.spec.fsm import Mig
+from harness.tracker import Tracker
+
+__all__ = ["Judgement", "Violation", "applicable", "judge"]
+
+Record = Mapping[str, Any]
+
+
+def migration_flags(capabilities: Mapping[str, Any]) -> Mig:
+    """The declared migration features as flags; `capabilities["migration"]` lists their names."""
+    flags = Mig(0)
+    for name in capabilities.get("migration") or ():
+        flags |= Mig[name]
+    return flags
+
+
+def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
+    """Why the clause does not apply to a device with these probed capabilities; '' when it does."""
+    flags = migration_flags(capabilities)
+    has = {
+        "migration": bool(flags),
+        "p2p": bool(flags & Mig.P2P),
+        "pre_copy": bool(flags & Mig.PRE_COPY),
+        "lacks_optional_state": flags & (Mig.P2P | Mig.PRE_COPY) != Mig.P2P | Mig.PRE_COPY,
+    }
+    for need in clause.needs:
+        present = has[need] if need in has else bool(capabilities.get(need))
+        if not present:
+            answer = ", ".join(f.name or "" for f in Mig if f in flags) or "none"
+            said = f"migration features: {answer}" if need in has else f"{need}: {capabilities.get(need)!r}"
+            return f"PROBE said {said}"
+    return ""
+
+
+_COMPARE = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "in": lambda a, b: a in b,
+    "not in": lambda a, b: a not in b,
+    "contains": lambda a, b: b in a,
+}
+
+
+def _value(term: Any, records: Mapping[int, Record]) -> Any:
+    """A term of a claim: `{"op": i, "field": f}` is looked up in the trace, all else is itself.
+
+    Raises KeyError where the operation did not run or has no such field.
+    """
+    if isinstance(term, Mapping):
+        record = records[int(term["op"])]
+        if record.get("skipped"):
+            raise KeyError("skipped")
+        return record[term["field"]]
+    return term
+
+
+def _holds(test: Sequence[Any], records: Mapping[int, Record]) -> bool:
+    left, compare, right = test
+    return bool(_COMPARE[compare](_value(left, records), _value(right, records)))
+
+
+def _judge_claims(program: Mapping[str, Any], records: Mapping[int, Record], out: Judgement) -> None:
+    for claim in program.get("claims", ()):
+        try:
+            if not all(_holds(t, records) for t in claim.get("when", ())):
+                continue
+            ok = _holds(claim["test"], records)
+            seen = _value(claim["test"][0], records)
+        except (KeyError, TypeError):
+            continue  # the operation it speaks of did not happen: nothing was checked
+        index = int(claim["test"][0]["op"])
+        out.check(
+            claim["clause"],
+            ok,
+            index,
+            claim["expected"],
+            f"{claim['test'][0]['field']} is {_say(claim, seen)}",
+        )
+
+
+def _say(claim: Mapping[str, Any], seen: Any) -> str:
+    if claim["test"][0]["field"] == "errno" and isinstance(seen, int):
+        return "0 (success)" if seen == 0 else errnos.errorcode.get(seen, str(seen))
+    text = str(seen)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Sequence[Record]) -> Judgement:
+    """Judge one run of a program.
+
+    Takes the device's probed capabilities, the program as JSON (docs/architecture.md) with its claims, and
+    the trace as the agent returned it.  Gives the clauses checked, how often, and every violation.
+    """
+    out = Judgement()
+    threads = program["threads"]
+    main = threads[0]
+    records = {int(r["i"]): r for r in trace if r["t"] == main["name"]}
+    if len(threads) > 1:
+        judge_concurrent(migration_flags(capabilities), capabilities, program, trace, out)
+    else:
+        tracker = Tracker(migration_flags(capabilities), capabilities, out, program)
+        for index, (name, args) in enumerate(main["ops"]):
+            if index not in records:
+                break
+            tracker.step(index, name, args, records[index])
+    _judge_claims(program, records, out)
+    return out

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clause is one checkable sentence of the contract; `all_clauses()` is the contract."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Clause", "Level", "all_clauses", "by_id", "matching"]
+
+Level = Literal["MUST", "SHOULD", "MAY"]
+_ID = re.compile(r"[A-Z]{3}-\d{3}")
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One rule.
+
+    `needs` names capabilities that PROBE must have shown (see `harness.oracle.applicable`); `since` is for
+    the reader only; `untested` says why a clause has no check yet, and is the only excuse.
+    """
+
+    id: str
+    level: Level
+    statement: str
+    source: str
+    needs: tuple[str, ...] = ()
+    since: str = "v5.18"
+    untested: str = ""
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id):
+            raise ValueError(f"clause id {self.id!r} is not like MIG-012")
+
+    @property
+    def chapter(self) -> str:
+        """The three letters before the number."""
+        return self.id[:3]
+
+
+def all_clauses() -> tuple[Clause, ...]:
+    """Every clause of every chapter, in order of id; a duplicate id is an error."""
+    from harness.spec.clauses_mig import CLAUSES as MIG
+
+    clauses = sorted(MIG, key=lambda c: c.id)
+    ids = [c.id for c in clauses]
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"clause id used twice: {sorted(i for i in set(ids) if ids.count(i) > 1)}")
+    return tuple(clauses)
+
+
+def by_id() -> dict[str, Clause]:
+    """Clauses keyed by id."""
+    return {c.id: c for c in all_clauses()}
+
+
+def matching(globs: tuple[str, ...]) -> tuple[Clause, ...]:
+    """Clauses whose id matches one of the shell patterns; all of them where there is no pattern."""
+    from fnmatch import fnmatchcase
+
+    return tuple(c for c in all_clauses() if not globs or any(fnmatchcase(c.id, g) for g in globs))

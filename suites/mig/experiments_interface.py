@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments on the interface: features, arcs, data fds, PRE_COPY, reset, close and reopen.
+
+An experiment is a function from a `Subject` to programs; its name is the sentence it tries, its docstring
+names the clauses its claims hold.  The tracker judges all other rules that a program touches.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from harness.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
+from harness.spec.fsm import OUT_OF_RANGE, SAVING_GROUP, S, path
+from suites.mig.subject import Subject
+
+GET, SET, PROBE = FEATURE_GET, FEATURE_SET, FEATURE_PROBE
+MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE, PRECOPY_INFO_V2 = 1, 2, 9, 12
+NO_SUCH_FEATURE = 0xFFFE
+STATE_STOP = "01000000ffffffff"
+
+
+def features_answer_probe_get_and_set(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-001 to MIG-015, MIG-017."""
+    s = subject.script()
+    get = s.op("feature", fd="d", flags=GET | MIGRATION, payload="00" * 8)
+    s.claim("MIG-001", get, "errno", "==", 0, "GET of MIGRATION succeeds")
+    odd = [f"{n:02x}" + "00" * 7 for n in range(1, 256, 2)]
+    got = [(get, "errno", "==", 0)]
+    s.claim("MIG-002", get, "payload", "in", odd, "flags with VFIO_MIGRATION_STOP_COPY (bit 0)", got)
+    defined = [f"{n:02x}" + "00" * 7 for n in (1, 3, 5, 7)]
+    s.claim("MIG-003", get, "payload", "in", defined, "one of the combinations 1, 3, 5, 7", got)
+
+    def probe(flags: int, clause: str, ok: bool, expected: str) -> None:
+        i = s.op("feature", fd="d", flags=PROBE | flags, payload="")
+        s.claim(clause, i, "errno", "==" if ok else "!=", 0, expected)
+        s.op("get_state", fd="d")
+        after = s.op("get_state", fd="d")
+        s.claim("MIG-014", after, "state", "==", int(S.RUNNING), "RUNNING after a PROBE")
+
+    probe(GET | MIGRATION, "MIG-004", True, "PROBE|GET of MIGRATION succeeds")
+    probe(MIGRATION, "MIG-004", True, "PROBE of MIGRATION succeeds")
+    probe(SET | MIGRATION, "MIG-005", False, "PROBE|SET of MIGRATION is refused")
+    for flags in (GET, SET, GET | SET):
+        probe(flags | MIG_DEVICE_STATE, "MIG-006", True, "PROBE of MIG_DEVICE_STATE succeeds")
+    probe(GET | NO_SUCH_FEATURE, "MIG-011", False, "PROBE of an unknown feature is refused")
+    if subject.has("precopy_info_v2"):
+        probe(SET | PRECOPY_INFO_V2, "MIG-091", True, "PROBE|SET of PRECOPY_INFOv2 succeeds")
+        probe(GET | PRECOPY_INFO_V2, "MIG-091", False, "PROBE|GET of PRECOPY_INFOv2 is refused")
+    if subject.has("data_size"):
+        i = s.op("feature", fd="d", flags=SET | MIG_DATA_SIZE, payload="00" * 8)
+        s.claim("MIG-094", i, "errno", "!=", 0, "SET of MIG_DATA_SIZE is refused")
+    yield s
+
+
+def bad_feature_requests_are_refused_and_change_nothing(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-007 to MIG-010, MIG-012, MIG-017."""
+    for state in subject.states:
+        s = subject.script()
+        s.set(state)
+
+        def refused(flags: int, payload: str, clause: str, argsz: int | None, expected: str) -> None:
+            i = s.op("feature", fd="d", flags=flags, payload=payload, argsz=argsz)
+            s.claim(clause, i, "errno", "!=", 0, expected)
+            after = s.op("get_state", fd="d")
+            s.claim("MIG-010", after, "state", "==", int(state), f"still {state.name}")
+
+        refused(GET | SET | MIG_DEVICE_STATE, STATE_STOP, "MIG-007", None, "GET|SET is refused")
+        refused(MIG_DEVICE_STATE, STATE_STOP, "MIG-008", None, "a request without GET, SET, PROBE is refused")
+        refused(SET | MIG_DEVICE_STATE, STATE_STOP, "MIG-009", 8, "argsz 8 for SET is refused")
+        refused(SET | MIG_DEVICE_STATE, STATE_STOP, "MIG-009", 12, "argsz 12 for SET is refused")
+        refused(GET | MIG_DEVICE_STATE, STATE_STOP, "MIG-009", 4, "argsz 4 for GET is refused")
+        refused(GET | MIGRATION, "00" * 8, "MIG-009", 8, "argsz 8 for GET of MIGRATION is refused")
+        refused(
+            1 << 19 | SET | MIG_DEVICE_STATE, STATE_STOP, "MIG-012", None, "undefined flag bit 19 is refused"
+        )
+        refused(1 << 31 | GET | MIGRATION, "00" * 8, "MIG-012", None, "undefined flag bit 31 is refused")
+        long = s.op("feature", fd="d", flags=GET | MIG_DEVICE_STATE, payload="00" * 64)
+        s.claim("MIG-017", long, "errno", "==", 0, "GET with a larger argsz succeeds")
+        yield s
+
+
+def the_migration_flags_are_the_same_in_every_state(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-015."""
+    s = subject.script()
+    first = s.op("feature", fd="d", flags=GET | MIGRATION, payload="00" * 8)
+    for state in subject.states:
+        s.op("reset", fd="d") if subject.has("reset") else s.set(S.RUNNING)
+        s.op("get_state", fd="d")
+        s.set(state)
+        i = s.op("feature", fd="d", flags=GET | MIGRATION, payload="00" * 8)
+        s.claim("MIG-015", i, "payload", "==", s.ref(first, "payload"), f"the same flags in {state.name}")
+    yield s
+
+
+def no_region_of_the_v1_protocol_is_exposed(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-013.  Type 1, subtype 1 in a region's type capability (id 2) was migration v1."""
+    s = subject.script()
+    info = s.op("device_info", fd="d")
+    s.claim("MIG-013", info, "errno", "==", 0, "VFIO_DEVICE_GET_INFO succeeds")
+    for index in range(min(int(subject.capabilities.get("num_regions") or 9), 32)):
+        i = s.op("region_info", fd="d", index=index)
+        s.claim(
+            "MIG-013",
+            i,
+            "v1_migration",
+            "==",
+            False,
+            "no region of VFIO_REGION_TYPE_MIGRATION_DEPRECATED",
+            [(i, "errno", "==", 0)],
+        )
+    yield s
+
+
+def every_state_can_be_watched(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-016, MIG-024, MIG-052, MIG-053, MIG-093."""
+    for state in subject.states:
+        s = subject.script()
+        s.set(state)
+        s.op("debugfs_state", dev="dev0")
+        if subject.has("data_size"):
+            s.op("data_size", fd="d")
+        for _ in range(4):
+            s.op("sleep", ms=5)
+            s.op("get_state", fd="d")
+        s.set(state)
+        yield s
+
+
+def every_pair_of_states_with_a_whole_stream(subject: Subject) -> Iterator[Script]:
+    """All 64 cells, RESUMING left with a real stream.  Clauses: MIG-030 to MIG-052, MIG-055 to MIG-063."""
+    for cur in subject.states:
+        for new in (*range(OUT_OF_RANGE), OUT_OF_RANGE, 0x7FFFFFFF, 0xFFFFFFFF):
+            s = subject.script()
+            s.save("stream")
+            fd = s.set(cur)
+            if cur == S.RESUMING:
+                s.op("write_all", fd=fd, from_="stream", chunks=[65536])
+            s.set(new)
+            done = s.last_set()
+            s.op("debugfs_state", dev="dev0")
+            way = path(cur, new, subject.flags)
+            if cur == S.RESUMING and way is not None and len(way) > 1:
+                clause = "MIG-032" if new == S.STOP else "MIG-045"
+                s.claim(clause, done, "errno", "==", 0, f"SET({S(new).name}) after a whole stream succeeds")
+            yield s
+
+
+def a_data_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-060 to MIG-068."""
+    for cur in [x for x in subject.states if x in SAVING_GROUP]:
+        for leave in [x for x in subject.states if x not in SAVING_GROUP] + ["reset"]:
+            if leave == "reset" and not subject.has("reset"):
+                continue
+            for read_first in (0, 7):
+                s = subject.script()
+                fd = s.set(cur)
+                s.op("dup", fd=fd, out="copy")
+                if read_first:
+                    s.op("read", fd=fd, n=read_first)
+                s.op("reset", fd="d") if leave == "reset" else s.set(S(leave))
+                s.op("get_state", fd="d")
+                for slot in (fd, "copy"):
+                    for n in (1, 4096):
+                        s.op("read", fd=slot, n=n)
+                    s.op("precopy_info", fd=slot)
+                if leave != S.RESUMING:
+                    again = s.set(S.STOP_COPY)
+                    s.op("read", fd=fd, n=64)
+                    s.op("read_all", fd=again, chunks=[4096], max_bytes=1 << 28)
+                    s.op("read", fd="copy", n=64)
+                s.op("poll", fd=fd, events=["IN"], timeout_ms=0)
+                s.op("close", fd=fd)
+                s.op("get_state", fd="d")
+                yield s
+
+
+def a_resuming_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-063, MIG-065, MIG-068, MIG-073, MIG-092, MIG-113."""
+    for leave in ("stop", "reset"):
+        if leave == "reset" and not subject.has("reset"):
+            continue
+        s = subject.script()
+        s.save("stream")
+        fd = s.set(S.RESUMING)
+        s.op("dup", fd=fd, out="copy")
+        s.op("read", fd=fd, n=16)
+        s.op("precopy_info", fd=fd)
+        s.op("lseek", fd=fd, off=0, whence=0)
+        s.op("write_all", fd=fd, from_="stream", chunks=[16])
+        s.set(S.STOP) if leave == "stop" else s.op("reset", fd="d")
+        s.op("get_state", fd="d")
+        for slot in (fd, "copy"):
+            s.op("write", fd=slot, hex="00" * 16)
+            s.op("read", fd=slot, n=16)
+        s.op("close", fd=fd)
+        s.op("get_state", fd="d")
+        yield s
+
+
+def a_dup_shares_the_position_of_the_stream(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-068, MIG-070.  Two descriptors read alternately what one reads alone."""
+    s = subject.script()
+    whole = s.save("whole")
+    fd = s.set(S.STOP_COPY)
+    s.op("dup", fd=fd, out="copy")
+    s.op("read", fd=fd, n=8, keep="a")
+    s.op("read_all", fd="copy", chunks=[5, 4096], max_bytes=1 << 28, keep="b")
+    s.op("read", fd=fd, n=8)
+    both = s.op("bytes", out="both", concat=["a", "b"])
+    s.claim("MIG-068", both, "n", "==", s.ref(whole, "n"), "as many bytes as one descriptor reads")
+    yield s
+    s = subject.script()
+    whole = s.save("whole")
+    fd = s.set(S.STOP_COPY)
+    s.op("socketpair", out=["left", "right"])
+    s.op("send_fd", sock="left", fd=fd)
+    s.op("recv_fd", sock="right", out="passed")
+    s.op("close", fd=fd)
+    rest = s.op("read_all", fd="passed", chunks=[4096], max_bytes=1 << 28)
+    s.claim("MIG-070", rest, "n", "==", s.ref(whole, "n"), "the whole stream through the passed fd")
+    s.set(S.STOP)
+    dead = s.op("read", fd="passed", n=64)
+    s.claim("MIG-070", dead, "ret", "<=", 0, "no data after the session")
+    yield s
+
+
+def a_data_fd_is_a_stream_in_one_direction(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-057, MIG-072 to MIG-077, MIG-079."""
+    for cur in [x for x in subject.states if x in SAVING_GROUP]:
+        s = subject.script()
+        fd = s.set(cur)
+        s.op("write", fd=fd, hex="00")
+        s.op("lseek", fd=fd, off=0, whence=0)
+        s.op("pread", fd=fd, off=0, n=4)
+        s.op("pwrite", fd=fd, off=0, hex="00")
+        s.op("read", fd=fd, n=0)
+        s.op("read", fd=fd, n=1)
+        if cur == S.STOP_COPY:
+            s.op("read_all", fd=fd, chunks=[3, 1, 4096], max_bytes=1 << 28)
+            for _ in range(3):
+                s.op("read", fd=fd, n=16)
+                s.op("poll", fd=fd, events=["IN"], timeout_ms=0)
+        s.op("get_state", fd="d")
+        yield s
+
+
+def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-078, MIG-080 to MIG-092."""
+    if not subject.has("pre_copy"):
+        return
+    starts = [x for x in (S.PRE_COPY, S.PRE_COPY_P2P) if x in subject.states]
+    for cur in starts:
+        for piece in (1, 5, 4096):
+            s = subject.script()
+            fd = s.set(cur)
+            s.op("precopy_info", fd=fd)
+            for argsz in (0, 8, 23):
+                s.op("precopy_info", fd=fd, argsz=argsz)
+            for _ in range(3):
+                s.op("read", fd=fd, n=piece)
+                s.op("precopy_info", fd=fd)
+            s.op("read_all", fd=fd, chunks=[piece], max_bytes=1 << 20)
+            s.op("precopy_info", fd=fd)
+            s.op("read", fd=fd, n=64)
+            other = [x for x in starts if x != cur]
+            for state in (*other, cur) if other else ():
+                s.set(state)
+                s.op("precopy_info", fd=fd)
+            s.set(S.STOP_COPY)
+            s.op("precopy_info", fd=fd)
+            s.op("read_all", fd=fd, chunks=[4096], max_bytes=1 << 28)
+            s.op("precopy_info", fd=fd)
+            s.set(S.RUNNING)
+            s.op("precopy_info", fd=fd)
+            yield s
+    s = subject.script()
+    fd = s.set(starts[0])
+    s.op("precopy_info", fd=fd)
+    s.op("read_all", fd=fd, chunks=[4096], max_bytes=1 << 28)
+    drained = s.op("precopy_info", fd=fd)
+    s.claim("MIG-085", drained, "initial_bytes", "==", 0, "0 when all was read")
+    yield s
+
+
+def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-090, MIG-091.  The opt-in lasts until the device is closed: the last experiment's own fd."""
+    if not subject.has("precopy_info_v2"):
+        return
+    s = subject.script()
+    opt = s.op("feature", fd="d", flags=SET | PRECOPY_INFO_V2, payload="")
+    s.claim("MIG-091", opt, "errno", "==", 0, "SET of PRECOPY_INFOv2 succeeds")
+    fd = s.set(S.PRE_COPY)
+    info = s.op("precopy_info", fd=fd, flags=0xFFFFFFFF)
+    ok = [(info, "errno", "==", 0)]
+    s.claim("MIG-090", info, "flags", "in", [0, 1], "no bit but VFIO_PRECOPY_INFO_REINIT", ok)
+    yield s
+
+
+def reset_leads_to_running_from_every_state(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-140 to MIG-144, MIG-064, MIG-065, MIG-113."""
+    if not subject.has("reset"):
+        return
+    for state in subject.states:
+        s = subject.script()
+        s.set(state)
+        s.op("reset", fd="d")
+        s.op("get_state", fd="d")
+        s.op("debugfs_state", dev="dev0")
+        first = s.save("stream")
+        s.claim("MIG-144", first, "n", ">", 0, f"a stream after a reset in {state.name}")
+        _, done = s.restore("stream")
+        s.claim("MIG-144", done, "errno", "==", 0, f"the stream restores after a reset in {state.name}")
+        s.set(S.RUNNING)
+        s.op("reset", fd="d")
+        s.op("get_state", fd="d")
+        yield s
+
+
+def _open(s: Script) -> None:
+    """Open the device again as `d`, on an iommufd of its own."""
+    s.op("open_cdev", dev="dev0", out="d")
+    s.op("open_iommufd", out="i")
+    s.op("ioas_alloc", fd="i", out="ioas")
+    s.op("bind", fd="d", iommufd="i")
+    s.op("attach", fd="d", pt="ioas")
+
+
+def a_device_closed_in_any_state_opens_again(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-020, MIG-071, MIG-150, MIG-151.  Opens and closes the device itself."""
+    for state in subject.states:
+        s = Script(fresh=False)
+        _open(s)
+        if subject.has("reset"):
+            s.op("reset", fd="d")
+        s.set(S.RUNNING)
+        fd = s.set(state)
+        s.op("read", fd=fd, n=4)
+        s.op("close", fd="d")
+        s.op("close", fd="i")
+        late = s.op("read", fd=fd, n=64)
+        s.claim("MIG-151", late, "op", "==", "read", "the read returns")
+        s.op("write", fd=fd, hex="00" * 8)
+        s.op("precopy_info", fd=fd)
+        _open(s)
+        s.op("get_state", fd="d")
+        s.op("read", fd=fd, n=64)
+        s.op("close", fd=fd)
+        if subject.has("reset"):
+            s.op("reset", fd="d")
+        s.op("set_state", fd="d", state=int(S.RUNNING))
+        back = s.op("get_state", fd="d")
+        s.claim("MIG-150", back, "state", "==", int(S.RUNNING), "RUNNING after reopen and reset")
+        yield s
+
+
+def a_bad_address_is_efault(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-168."""
+    for state in subject.states:
+        s = subject.script()
+        s.set(state)
+        i = s.op("set_state", fd="d", state=int(S.RUNNING), bad_address=True)
+        s.claim("MIG-168", i, "errno", "==", errno.EFAULT, "EFAULT")
+        after = s.op("get_state", fd="d")
+        s.claim("MIG-168", after, "errno", "==", 0, "GET tells the state")
+        yield s
+
+
+EXPERIMENTS = (
+    features_answer_probe_get_and_set,
+    bad_feature_requests_are_refused_and_change_nothing,
+    the_migration_flags_are_the_same_in_every_state,
+    no_region_of_the_v1_protocol_is_exposed,
+    every_state_can_be_watched,
+    every_pair_of_states_with_a_whole_stream,
+    a_data_fd_dies_with_its_session,
+    a_resuming_fd_dies_with_its_session,
+    a_dup_shares_the_position_of_the_stream,
+    a_data_fd_is_a_stream_in_one_direction,
+    precopy_info_tells_what_is_left,
+    reset_leads_to_running_from_every_state,
+    a_bad_address_is_efault,
+)
+OWN_SESSION = (a_device_closed_in_any_state_opens_again, precopy_info_v2_is_an_opt_in)
+"""Experiments that change what lasts as long as the device is open: run on an open of their own."""

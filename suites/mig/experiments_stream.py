@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments on the stream: fidelity, segmentation, damage, quiescence, failing paths."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from harness.script import Script
+from harness.spec.fsm import S
+from suites.mig.subject import Subject
+
+MAX = 1 << 28
+
+
+def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-100 to MIG-103, MIG-119, MIG-120.  Any segmentation of reads and of writes."""
+    for round_ in range(6):
+        s = subject.script()
+        subject.mutate(s)
+        s.set(S.STOP)
+        saved = subject.fingerprint(s)
+        first = s.save("stream", chunks=[65536] if round_ == 0 else subject.chunks(), max_bytes=MAX)
+        again = s.save("again", chunks=subject.chunks(), max_bytes=MAX)
+        s.claim("MIG-120", again, "n", "==", s.ref(first, "n"), "as many bytes in the second session")
+        s.claim(
+            "MIG-102",
+            again,
+            "sha256",
+            "==",
+            s.ref(first, "sha256"),
+            "the same stream from an unchanged device",
+        )
+        s.claim(
+            "MIG-104",
+            again,
+            "sha256",
+            "==",
+            s.ref(first, "sha256"),
+            "the same stream in other pieces",
+            [(again, "n", "==", s.ref(first, "n"))] if round_ else [],
+        )
+        s.set(S.RUNNING)
+        subject.mutate(s)
+        write, done = s.restore("stream", chunks=[65536] if round_ == 0 else subject.chunks())
+        s.claim("MIG-100", write, "n", "==", s.ref(first, "n"), "every byte is taken")
+        s.claim("MIG-100", done, "errno", "==", 0, "SET(STOP) succeeds after a whole stream")
+        if saved is not None:
+            restored = subject.fingerprint(s)
+            assert restored is not None
+            clause = "MIG-101" if round_ == 0 else "MIG-103"
+            s.claim(
+                clause,
+                restored,
+                "hex",
+                "==",
+                s.ref(saved, "hex"),
+                "the saved state",
+                [(done, "errno", "==", 0)],
+            )
+        else:
+            s.claim("MIG-103", done, "errno", "==", 0, "SET(STOP) succeeds")
+        resaved = s.save("resaved", max_bytes=MAX)
+        s.claim(
+            "MIG-102",
+            resaved,
+            "sha256",
+            "==",
+            s.ref(first, "sha256"),
+            "the restored device saves the same stream",
+        )
+        s.set(S.RUNNING)
+        yield s
+
+
+def a_stream_begun_in_pre_copy_is_whole(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-095, MIG-118, MIG-119."""
+    if not subject.has("pre_copy"):
+        return
+    for drain in ("nothing", "some", "all"):
+        for via_p2p in (False, True) if subject.has("p2p") else (False,):
+            s = subject.script()
+            fd = s.set(S.PRE_COPY)
+            if drain == "some":
+                s.op("read", fd=fd, n=5, keep="pre")
+            elif drain == "all":
+                s.op("read_all", fd=fd, chunks=subject.chunks(), max_bytes=MAX, keep="pre")
+            subject.mutate(s)
+            if via_p2p:
+                s.set(S.PRE_COPY_P2P)
+            s.set(S.STOP_COPY)
+            saved = subject.fingerprint(s)
+            s.op("read_all", fd=fd, chunks=subject.chunks(), max_bytes=MAX, keep="rest")
+            parts = ["rest"] if drain == "nothing" else ["pre", "rest"]
+            s.op("bytes", out="stream", concat=parts)
+            s.set(S.RUNNING)
+            subject.mutate(s)
+            _, done = s.restore("stream", chunks=subject.chunks())
+            clause = "MIG-095" if drain == "nothing" else "MIG-119"
+            s.claim(clause, done, "errno", "==", 0, "the stream restores")
+            if saved is not None:
+                restored = subject.fingerprint(s)
+                assert restored is not None
+                s.claim(
+                    "MIG-118",
+                    restored,
+                    "hex",
+                    "==",
+                    s.ref(saved, "hex"),
+                    "the state at STOP_COPY",
+                    [(done, "errno", "==", 0)],
+                )
+            yield s
+
+
+def _after_damage(subject: Subject, s: Script, done: int) -> None:
+    """The device must be usable again: what was refused leaves nothing behind."""
+    if not subject.has("reset"):
+        return
+    s.op("reset", fd="d")
+    back = s.op("get_state", fd="d")
+    refused, taken = [(done, "errno", "!=", 0)], [(done, "errno", "==", 0)]
+    for clause, when in (("MIG-112", refused), ("MIG-114", taken)):
+        s.claim(clause, back, "state", "==", int(S.RUNNING), "RUNNING after the reset", when)
+    _, again = s.restore("good")
+    saved = s.save("after", max_bytes=MAX)
+    for clause, when in (("MIG-112", refused), ("MIG-114", taken)):
+        s.claim(clause, again, "errno", "==", 0, "a good stream restores afterwards", when)
+        s.claim(clause, saved, "n", ">", 0, "the device saves afterwards", when)
+
+
+def an_incomplete_stream_is_refused(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-105, MIG-106, MIG-111, MIG-112, MIG-113."""
+    size = subject.data_size
+    cuts = {0, 1, size // 2, size - 1, *(subject.rng.randrange(size) for _ in range(5))}
+    for cut in sorted(c for c in cuts if 0 <= c < size):
+        s = subject.script()
+        s.save("good", max_bytes=MAX)
+        _, done = s.restore("good", n=cut, off=0) if cut else (0, _empty(s))
+        clause = "MIG-105" if cut else "MIG-106"
+        s.claim(clause, done, "errno", "!=", 0, f"SET(STOP) after {cut} of {size} bytes is refused")
+        _after_damage(subject, s, done)
+        yield s
+
+
+def _empty(s: Script) -> int:
+    fd = s.set(S.RESUMING)
+    s.set(S.STOP)
+    done = s.last_set()
+    s.op("close", fd=fd)
+    return done
+
+
+def an_aborted_resume_can_be_completed_or_reset(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-105, MIG-111, MIG-113.  Refused half-way, the session may go on with the rest."""
+    s = subject.script()
+    s.save("good", max_bytes=MAX)
+    fd = s.set(S.RESUMING)
+    s.op("write_all", fd=fd, from_="good", chunks=[4096], off=0, n=subject.data_size // 2)
+    s.set(S.STOP)
+    half = s.last_set()
+    s.claim("MIG-105", half, "errno", "!=", 0, "SET(STOP) after half the stream is refused")
+    if subject.has("reset"):
+        s.op("reset", fd="d")
+        s.op("get_state", fd="d")
+        s.op("write", fd=fd, hex="00" * 4)
+        _after_damage(subject, s, half)
+    yield s
+
+
+def a_damaged_stream_is_refused_or_survived(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-107 to MIG-112, MIG-114, MIG-166.
+
+    A write() that returned an error took nothing: the device has no complete stream, so SET(STOP) must fail.
+    """
+    size = subject.data_size
+    flips = [[[i, 0xFF]] for i in range(min(size, 24))]
+    flips += [[[subject.rng.randrange(size), 1 << subject.rng.randrange(8)]] for _ in range(16)]
+    for flip in flips:
+        s = subject.script()
+        s.save("good", max_bytes=MAX)
+        s.op("bytes", out="bad", from_="good", flip=flip)
+        write, done = s.restore("bad", chunks=[1 << 20])
+        s.claim(
+            "MIG-107",
+            done,
+            "errno",
+            "!=",
+            0,
+            f"SET(STOP) is refused: write() of byte {flip[0][0]} damaged failed",
+            [(write, "errno", "!=", 0), (write, "n", "==", 0)],
+        )
+        subject.fingerprint(s)
+        _after_damage(subject, s, done)
+        yield s
+
+
+def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-107 to MIG-110."""
+    size = subject.data_size
+    for kind in ("random", "exchanged", "excess"):
+        s = subject.script()
+        subject.mutate(s)
+        s.set(S.STOP)
+        saved = subject.fingerprint(s)
+        s.save("good", max_bytes=MAX)
+        if kind == "random":
+            s.op("bytes", out="bad", hex=subject.rng.randbytes(min(size, 1 << 16)).hex())
+        elif kind == "exchanged":
+            s.op("bytes", out="a", from_="good", off=0, n=size // 2)
+            s.op("bytes", out="b", from_="good", off=size // 2)
+            s.op("bytes", out="bad", concat=["b", "a"])
+        else:
+            s.op("bytes", out="tail", hex="a5" * 64)
+            s.op("bytes", out="bad", concat=["good", "tail"])
+        write, done = s.restore("bad", chunks=[1 << 20])
+        if kind == "excess":
+            restored = subject.fingerprint(s)
+            if restored is not None and saved is not None:
+                s.claim(
+                    "MIG-108",
+                    restored,
+                    "hex",
+                    "==",
+                    s.ref(saved, "hex"),
+                    "the saved state where SET succeeded",
+                    [(done, "errno", "==", 0)],
+                )
+            s.claim("MIG-108", done, "state", ">=", 0, "SET(STOP) returns", [(done, "errno", "!=", 0)])
+        else:
+            clause = "MIG-109" if kind == "random" else "MIG-110"
+            s.claim(clause, done, "errno", "!=", 0, f"the {kind} stream is refused")
+            s.claim(
+                "MIG-107",
+                done,
+                "errno",
+                "!=",
+                0,
+                f"SET(STOP) is refused: write() of a {kind} stream failed",
+                [(write, "errno", "!=", 0), (write, "n", "==", 0)],
+            )
+        _after_damage(subject, s, done)
+        yield s
+
+
+def saving_and_cancelling_change_nothing(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-115, MIG-116, MIG-117, MIG-125."""
+    if not subject.state_regions:
+        return
+    walks: list[tuple[str, list[S]]] = [("MIG-115", [S.STOP_COPY, S.STOP])]
+    walks += [("MIG-125", [S.STOP])]
+    if subject.has("p2p"):
+        walks += [("MIG-117", [S.RUNNING_P2P, S.RUNNING]), ("MIG-117", [S.RUNNING_P2P])]
+    if subject.has("pre_copy"):
+        walks += [("MIG-116", [S.PRE_COPY, S.RUNNING])]
+    if subject.has("pre_copy") and subject.has("p2p"):
+        walks += [
+            ("MIG-116", [S.PRE_COPY, S.PRE_COPY_P2P, S.RUNNING_P2P, S.RUNNING]),
+            ("MIG-116", [S.PRE_COPY_P2P, S.PRE_COPY]),
+        ]
+    for clause, walk in walks:
+        s = subject.script()
+        subject.mutate(s)
+        before = subject.fingerprint(s)
+        assert before is not None
+        for state in walk:
+            fd = s.set(state)
+            s.op("read", fd=fd, n=11)
+        s.op("sleep", ms=20)
+        after = subject.fingerprint(s)
+        assert after is not None
+        s.claim(
+            clause,
+            after,
+            "hex",
+            "==",
+            s.ref(before, "hex"),
+            f"unchanged after {', '.join(x.name for x in walk)}",
+        )
+        if clause == "MIG-125":
+            later = subject.fingerprint(s)
+            assert later is not None
+            s.claim(clause, later, "hex", "==", s.ref(after, "hex"), "unchanged while in STOP")
+        yield s
+
+
+def regions_answer_while_stopped(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-126, MIG-127, MIG-166."""
+    for state in (S.STOP, S.STOP_COPY, S.RESUMING):
+        s = subject.script()
+        s.set(state)
+        for region, offset, length, width in subject.state_regions:
+            i = s.op("region_read", fd="d", region=region, off=offset, n=min(width, length))
+            clause = "MIG-126" if state == S.STOP else "MIG-127"
+            if state == S.STOP:
+                s.claim(clause, i, "errno", "==", 0, "the read of a region succeeds in STOP")
+            else:
+                s.claim(clause, i, "op", "==", "region_read", "the access returns")
+        s.op("get_state", fd="d")
+        yield s
+
+
+def a_set_that_fails_for_want_of_resources_keeps_the_rules(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-165, MIG-051, MIG-059.  The n-th allocation of the next system call fails (fail-nth)."""
+    if not subject.has("fault_injection"):
+        return
+    for cur in subject.states:
+        for new in subject.states:
+            if cur == new:
+                continue
+            for nth in range(1, 7):
+                s = subject.script(faults=True)
+                s.set(cur)
+                s.op("open", path="/proc/thread-self/fail-nth", flags=["O_RDWR"], out="nth")
+                s.op("write", fd="nth", hex=str(nth).encode().hex())
+                out = s.slot()
+                done = s.op("set_state", fd="d", state=int(new), out=out)
+                s.op("pwrite", fd="nth", off=0, hex=b"0".hex())
+                after = s.op("get_state", fd="d")
+                s.claim(
+                    "MIG-165",
+                    after,
+                    "errno",
+                    "==",
+                    0,
+                    "GET tells the state",
+                    [(done, "errno", "in", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])],
+                )
+                if subject.has("reset"):
+                    s.op("reset", fd="d")
+                    back = s.op("get_state", fd="d")
+                    s.claim(
+                        "MIG-165",
+                        back,
+                        "state",
+                        "==",
+                        int(S.RUNNING),
+                        "a reset recovers",
+                        [(done, "errno", "!=", 0)],
+                    )
+                yield s
+
+
+EXPERIMENTS = (
+    a_device_resumes_the_stream_it_saved,
+    a_stream_begun_in_pre_copy_is_whole,
+    an_incomplete_stream_is_refused,
+    an_aborted_resume_can_be_completed_or_reset,
+    a_damaged_stream_is_refused_or_survived,
+    a_foreign_stream_is_refused,
+    saving_and_cancelling_change_nothing,
+    regions_answer_while_stopped,
+    a_set_that_fails_for_want_of_resources_keeps_the_rules,
+)

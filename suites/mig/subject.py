@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an experiment needs to know of the device it is written for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.script import Script
+from harness.spec.fsm import Mig, State, states
+
+__all__ = ["Subject"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Capabilities probed on the device, and its profile's knowledge of where its state can be seen.
+
+    `state_regions`: [region, offset, length, access width]; `mutations`: region writes (region, offset, hex)
+    that change the migrated state.
+    """
+
+    capabilities: Mapping[str, Any]
+    state_regions: Sequence[Sequence[int]] = ()
+    mutations: Sequence[tuple[int, int, str]] = ()
+    error_hooks: Sequence[str] = ()
+    seed: int = 0
+    data_size: int = 1 << 20
+    rng: random.Random = field(default_factory=random.Random)
+
+    @property
+    def flags(self) -> Mig:
+        """Declared migration features."""
+        flags = Mig(0)
+        for name in self.capabilities.get("migration") or ():
+            flags |= Mig[name]
+        return flags
+
+    @property
+    def states(self) -> list[State]:
+        """The states it has, but ERROR, in the order of the enum."""
+        return sorted(states(self.flags) - {State.ERROR})
+
+    def has(self, name: str) -> bool:
+        """Whether PROBE showed the capability."""
+        if name in ("p2p", "pre_copy"):
+            return bool(self.flags & (Mig.P2P if name == "p2p" else Mig.PRE_COPY))
+        return bool(self.capabilities.get(name))
+
+    def script(self, **options: Any) -> Script:
+        """A new program that starts in RUNNING."""
+        return Script(reset=self.has("reset"), **options)
+
+    def mutate(self, script: Script, count: int = 3) -> None:
+        """Append writes that change the state a fingerprint sees."""
+        for region, offset, data in self.rng.sample(list(self.mutations), min(count, len(self.mutations))):
+            script.op("region_write", fd="d", region=region, off=offset, hex=data)
+
+    def fingerprint(self, script: Script) -> int | None:
+        """Append a fingerprint of the state regions; None where the profile knows none."""
+        if not self.state_regions:
+            return None
+        return script.op("fingerprint", fd="d", regions=[list(r) for r in self.state_regions])
+
+    def chunks(self) -> list[int]:
+        """A random segmentation, small pieces and large ones."""
+        return [self.rng.choice((1, 2, 3, 7, 16, 23, 24, 25, 64, 511, 4096, 65536)) for _ in range(6)]
