@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the suite must know about a driver and cannot ask the device: one file per driver.
+
+The file is named after the kernel module and holds `PROFILE = Profile(...)`.  A new driver is one new file
+and no edit anywhere else.  A profile never says what a device *can* do (capabilities are probed on the
+device): it says where its migrated state shows, how to change that state, and how to make the device fail.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from typing import Literal
+
+from harness.errors import HarnessError, UsageError
+
+__all__ = [
+    "Drain",
+    "ErrorHook",
+    "Mutation",
+    "Profile",
+    "RegionWrite",
+    "StateRegion",
+    "load_profile",
+    "profile_names",
+]
+
+_WIDTHS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class StateRegion:
+    """Bytes of a device region that are migrated state; reading them changes nothing.
+
+    `region` is the VFIO region index, `offset` and `length` are bytes in it, `width` is the size in bytes of
+    each access (a UART register answers only byte reads).
+    """
+
+    region: int
+    offset: int
+    length: int
+    width: int = 4
+
+    def __post_init__(self) -> None:
+        _check_access("state region", self.region, self.offset, self.length, self.width)
+
+    def as_wire(self) -> list[int]:
+        """`[region, offset, length, width]`, as the agent's `fingerprint` operation takes it."""
+        return [self.region, self.offset, self.length, self.width]
+
+
+@dataclass(frozen=True)
+class Drain:
+    """A read that changes state: `count` accesses of `width` bytes at one place, for instance a FIFO.
+
+    What comes out is state too, so a complete comparison of two devices ends with the drains, and only then.
+    `count` is exactly what a mutation put there: reading past it may give anything.
+    """
+
+    region: int
+    offset: int
+    count: int
+    width: int = 1
+
+    def __post_init__(self) -> None:
+        _check_access("drain", self.region, self.offset, self.width, self.width)
+
+
+@dataclass(frozen=True)
+class RegionWrite:
+    """One write of `data` (its length is the access width) at `offset` bytes of region `region`."""
+
+    region: int
+    offset: int
+    data: bytes
+
+    def __post_init__(self) -> None:
+        _check_access("region write", self.region, self.offset, len(self.data), len(self.data))
+
+    def as_args(self, fd: str) -> dict[str, object]:
+        """Arguments of the agent's `region_write` operation on the slot `fd`."""
+        return {"fd": fd, "region": self.region, "off": self.offset, "hex": self.data.hex()}
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Writes that bring a device into a state that differs from the state after reset.
+
+    Guarantees: allowed in RUNNING; the same writes on two devices that were just made (or just resumed from
+    the same stream) leave the same state; two mutations of one profile leave different states; `drains`, read
+    after the writes (and nothing else that touches the same place), give the same bytes each time.
+    """
+
+    name: str
+    writes: tuple[RegionWrite, ...]
+    drains: tuple[Drain, ...] = ()
+
+    def regions(self) -> frozenset[int]:
+        """Region indexes that this mutation writes."""
+        return frozenset(write.region for write in self.writes)
+
+
+@dataclass(frozen=True)
+class ErrorHook:
+    """A way to make this device fail in a transition.
+
+    `how`: `truncate` (stop the resume stream `amount` bytes early), `corrupt` (xor the byte at offset
+    `amount` with 0xff), `debugfs` (write `value` to the file `path` below the device's debugfs directory),
+    `failslab` (kernel fault injection on the next allocation).  `enters_error` says whether the device ends
+    in ERROR: None is "depends on the device or its firmware", and then either outcome that the text allows is
+    accepted.
+    """
+
+    name: str
+    how: Literal["truncate", "corrupt", "debugfs", "failslab"]
+    arc: tuple[str, str]
+    enters_error: bool | None = None
+    amount: int = 0
+    path: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All that is known of one driver; `module` is the file name and the kernel module's name.
+
+    `driver` is the name under `/sys/bus/*/drivers/`.  `compatible_with` names other profiles whose streams
+    this driver takes; whether two devices of one driver take each other's streams is for the caller to see
+    (region sizes). `needs_pf`: the device is a virtual function and its PF's driver must stay bound.
+    """
+
+    module: str
+    driver: str
+    description: str
+    does_dma: bool
+    bus: Literal["pci", "mdev"] = "pci"
+    state_regions: tuple[StateRegion, ...] = ()
+    mutate: tuple[Mutation, ...] = ()
+    error_hooks: tuple[ErrorHook, ...] = ()
+    compatible_with: frozenset[str] = field(default_factory=frozenset)
+    needs_pf: bool = False
+    stream_format_known: bool = False
+    source: str = ""
+
+    def compatible(self, other: Profile) -> bool:
+        """True where a stream saved by `other`'s device may be given to this driver's device."""
+        return other.module == self.module or other.module in self.compatible_with
+
+    def present_state(self, region_sizes: Mapping[int, int]) -> tuple[StateRegion, ...]:
+        """The state regions that a device with these region sizes (bytes, by index) has."""
+        return tuple(s for s in self.state_regions if region_sizes.get(s.region, 0) >= s.offset + s.length)
+
+    def present_mutations(self, region_sizes: Mapping[int, int]) -> tuple[Mutation, ...]:
+        """The mutations whose every write falls inside a region of these sizes."""
+        return tuple(
+            m
+            for m in self.mutate
+            if all(region_sizes.get(w.region, 0) >= w.offset + len(w.data) for w in m.writes)
+        )
+
+
+def _check_access(what: str, region: int, offset: int, length: int, width: int) -> None:
+    if width not in _WIDTHS or region < 0 or offset < 0 or length <= 0 or length % width:
+        raise HarnessError(
+            f"{what} ({region}, {offset}, {length}, {width}) is wrong: width is one of {_WIDTHS}, "
+            "length a multiple of it, region and offset not negative"
+        )
+
+
+@cache
+def profile_names() -> tuple[str, ...]:
+    """Names of all profiles, sorted: the files beside this one."""
+    return tuple(sorted(name for _, name, is_package in pkgutil.iter_modules(__path__) if not is_package))
+
+
+@cache
+def load_profile(name: str) -> Profile:
+    """The profile called `name` (`-` counts as `_`); UsageError with the valid names where there is none."""
+    wanted = name.replace("-", "_")
+    if wanted not in profile_names():
+        close = get_close_matches(wanted, profile_names(), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise UsageError(f"profile='{name}' is not a profile: {', '.join(profile_names())}{hint}")
+    found = getattr(importlib.import_module(f"{__name__}.{wanted}"), "PROFILE", None)
+    if not isinstance(found, Profile):
+        raise HarnessError(f"harness/profiles/{wanted}.py holds no PROFILE = Profile(...)")
+    _check_profile(wanted, found)
+    return found
+
+
+def _check_profile(name: str, profile: Profile) -> None:
+    if profile.module != name:
+        raise HarnessError(f"harness/profiles/{name}.py: module='{profile.module}' is not the file's name")
+    for what, names in (
+        ("mutation", [m.name for m in profile.mutate]),
+        ("error hook", [h.name for h in profile.error_hooks]),
+    ):
+        double = _first_double(names)
+        if double is not None:
+            raise HarnessError(f"harness/profiles/{name}.py: {what} '{double}' is there twice")
+
+
+def _first_double(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HiSilicon accelerator virtual functions: SEC, HPRE, ZIP (drivers/vfio/pci/hisilicon).
+
+No P2P: the states RUNNING_P2P and PRE_COPY_P2P must be refused.  Where the migration interface is in the
+VF's BAR2 (older hardware), user space sees only the first half of that BAR.
+"""
+
+from __future__ import annotations
+
+from harness.profiles import ErrorHook, Profile
+
+__all__ = ["PROFILE"]
+
+PROFILE = Profile(
+    module="hisi_acc_vfio_pci",
+    driver="hisi_acc_vfio_pci",
+    description="HiSilicon accelerator virtual function",
+    does_dma=True,
+    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
+    needs_pf=True,
+    source="drivers/vfio/pci/hisilicon",
+)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's sample serial port (samples/vfio-mdev/mtty.c): an mdev with one or two 16550 UARTs, no DMA.
+
+Each port is an 8-byte BAR; both migrate (`struct serial_port`: registers, loop-back FIFO, divisor, FCR),
+configuration space does not.  Only byte accesses mean a register.  Reading offset 0 (RX) pops the FIFO, and
+on an empty FIFO gives whatever was on the kernel's stack, so it is never part of the state that is compared;
+offsets 1-7 read without a side effect.  Every write keeps interrupts harmless: without an eventfd nothing is
+signalled.
+"""
+
+from __future__ import annotations
+
+from harness.profiles import Drain, ErrorHook, Mutation, Profile, RegionWrite, StateRegion
+
+__all__ = ["PROFILE"]
+
+# Offsets of include/uapi/linux/serial_reg.h.
+_RX, _TX, _IER, _FCR, _LCR, _MCR, _SCR = 0, 0, 1, 2, 3, 4, 7
+_LCR_DLAB = 0x80
+_FCR_ENABLE_FIFO = 0x01
+
+_FIFO_BYTES = 16
+# magic u64, major, minor, nr_ports, flags u32 each.
+_HEADER_BYTES = 24
+
+
+def _write(port: int, offset: int, *values: int) -> tuple[RegionWrite, ...]:
+    return tuple(RegionWrite(port, offset, bytes([value])) for value in values)
+
+
+def _rx(port: int, count: int) -> tuple[Drain, ...]:
+    return (Drain(port, _RX, count),)
+
+
+def _port(port: int) -> tuple[Mutation, ...]:
+    return (
+        Mutation(f"scratch{port}", _write(port, _SCR, 0x5A)),
+        Mutation(f"line{port}", _write(port, _LCR, 0x1B) + _write(port, _MCR, 0x33)),
+        # RDI is left out: its interrupt depends on the FIFO level, which other mutations change.
+        Mutation(f"interrupt-enable{port}", _write(port, _IER, 0x0C)),
+        # LSR shows DR, and the bytes themselves come out in the drain.
+        Mutation(
+            f"fifo{port}",
+            _write(port, _FCR, _FCR_ENABLE_FIFO) + _write(port, _TX, 0x11, 0xA5, 0xFE),
+            _rx(port, 3),
+        ),
+        # A full FIFO and one byte more: the overrun flag, shown in LSR. No drain: the driver's full FIFO has head
+        # equal to tail, which it reads as empty.
+        Mutation(
+            f"overrun{port}",
+            _write(port, _FCR, _FCR_ENABLE_FIFO) + _write(port, _TX, *range(0x40, 0x40 + _FIFO_BYTES + 1)),
+        ),
+        # DLAB stays set: IER then reads the divisor's high byte, RX its low byte.
+        Mutation(
+            f"divisor{port}",
+            _write(port, _LCR, _LCR_DLAB) + _write(port, _TX, 0x34) + _write(port, _IER, 0x12),
+        ),
+        # FCR is write-only. FIFO off leaves room for one byte: the second is an overrun.
+        Mutation(f"no-fifo{port}", _write(port, _FCR, 0x00) + _write(port, _TX, 0x77, 0x78), _rx(port, 1)),
+    )
+
+
+PROFILE = Profile(
+    module="mtty",
+    driver="mtty",
+    bus="mdev",
+    description="sample serial port of the kernel (mdev, 1 or 2 ports, emulated, no DMA)",
+    does_dma=False,
+    state_regions=(StateRegion(0, 1, 7, 1), StateRegion(1, 1, 7, 1)),
+    mutate=_port(0) + _port(1),
+    error_hooks=(
+        # The driver refuses and stays in RESUMING: the text allows that, ERROR is not reached.
+        ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=1),
+        ErrorHook("header-only", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=_HEADER_BYTES),
+        # The write itself is refused with EFAULT.
+        ErrorHook("wrong-magic", "corrupt", ("RESUMING", "STOP"), enters_error=None, amount=0),
+        # The driver allocates on these arcs only.
+        ErrorHook("no-memory-saving", "failslab", ("STOP", "STOP_COPY"), enters_error=False),
+        ErrorHook("no-memory-resuming", "failslab", ("STOP", "RESUMING"), enters_error=False),
+    ),
+    stream_format_known=True,
+    source="samples/vfio-mdev/mtty.c",
+)

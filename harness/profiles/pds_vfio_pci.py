@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AMD Pensando Ethernet virtual functions (drivers/vfio/pci/pds).
+
+A failed suspend or a firmware recovery puts the device into ERROR; firmware holds the state.
+"""
+
+from __future__ import annotations
+
+from harness.profiles import ErrorHook, Profile
+
+__all__ = ["PROFILE"]
+
+PROFILE = Profile(
+    module="pds_vfio_pci",
+    driver="pds_vfio_pci",
+    description="AMD Pensando DSC virtual function",
+    does_dma=True,
+    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
+    needs_pf=True,
+    source="drivers/vfio/pci/pds",
+)

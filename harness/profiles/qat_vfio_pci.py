@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intel QuickAssist virtual functions (drivers/vfio/pci/qat).
+
+The PF driver (intel_qat) saves and checks the state: PRE_COPY carries a preamble that lets an incompatible
+destination refuse early.
+"""
+
+from __future__ import annotations
+
+from harness.profiles import ErrorHook, Profile
+
+__all__ = ["PROFILE"]
+
+PROFILE = Profile(
+    module="qat_vfio_pci",
+    driver="qat_vfio_pci",
+    description="Intel QuickAssist virtual function",
+    does_dma=True,
+    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
+    needs_pf=True,
+    source="drivers/vfio/pci/qat",
+)

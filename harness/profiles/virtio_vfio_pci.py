@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Virtio virtual functions whose PF has the admin queue (drivers/vfio/pci/virtio).
+
+With device-parts support it migrates; with legacy support it emulates an I/O BAR0 through the PF; a device
+with neither is plain vfio-pci.
+"""
+
+from __future__ import annotations
+
+from harness.profiles import ErrorHook, Profile
+
+__all__ = ["PROFILE"]
+
+PROFILE = Profile(
+    module="virtio_vfio_pci",
+    driver="virtio_vfio_pci",
+    description="virtio virtual function",
+    does_dma=True,
+    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
+    needs_pf=True,
+    source="drivers/vfio/pci/virtio",
+)
