@@ -148,6 +148,10 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
 def _usage(error: TyperException) -> None:
     context = getattr(error, "ctx", None)
     message = error.format_message().strip()
+    if message.startswith("Usage:"):
+        # A group without a command: its help is the message.
+        print(message, file=sys.stderr)
+        return
     message = (message[:1].lower() + message[1:]).rstrip(".")
     _say(f"{message}; see: {context.command_path if context else PROGRAM} --help")
 

@@ -18,10 +18,16 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "certify": Entry("harness.commands.certify:certify", "certify devices; with no option: the embedded lab"),
-    "check": Entry("harness.commands.check:check", "check this project itself: style, types, tests, a certify"),
+    "check": Entry(
+        "harness.commands.check:check", "check this project itself: style, types, tests, a certify"
+    ),
     "lab": Entry("harness.commands.lab:app", "the embedded lab by hand: up, down, status, reset, ssh"),
-    "devices": Entry("harness.commands.devices:devices", "devices of the lab, and why one cannot be certified"),
-    "clauses": Entry("harness.commands.clauses:clauses", "the clauses of the contract, or one of them in full"),
+    "devices": Entry(
+        "harness.commands.devices:devices", "devices of the lab, and why one cannot be certified"
+    ),
+    "clauses": Entry(
+        "harness.commands.clauses:clauses", "the clauses of the contract, or one of them in full"
+    ),
     "replay": Entry("harness.commands.replay:replay", "run a saved program again and judge it"),
     "report": Entry("harness.commands.report:report", "write the reports of a finished run again"),
     "undo": Entry("harness.commands.undo:undo", "put lab hosts back as they were before a run"),

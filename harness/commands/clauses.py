@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfiocert clauses`: the contract as a list, one clause in full, JSON, or the documents made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import UsageError
+from harness.profiles import load_profile, profile_names
+from harness.spec.clause import Clause, all_clauses
+
+__all__ = ["clauses", "clauses_document", "generated_documents", "profiles_document", "select"]
+
+ROOT = Path(__file__).resolve().parents[2]
+_NOTE = "<!-- SPDX-License-Identifier: Apache-2.0 -->\n<!-- Made by `./vfiocert clauses --write-docs`. -->\n"
+
+
+def select(patterns: Sequence[str]) -> tuple[Clause, ...]:
+    """The clauses that one of the patterns names (`MIG-012`, `MIG-1*`); all without a pattern.
+
+    UsageError for a pattern that names none.
+    """
+    known = all_clauses()
+    for pattern in patterns:
+        if not any(fnmatchcase(c.id, pattern.upper()) for c in known):
+            close = get_close_matches(pattern.upper(), [c.id for c in known], n=3, cutoff=0.5)
+            chapters = ", ".join(f"{c}-*" for c in sorted({c.chapter for c in known}))
+            hint = f"; near it: {', '.join(close)}" if close else ""
+            raise UsageError(f"clause '{pattern}' names none of the clauses ({chapters}){hint}")
+    return tuple(c for c in known if not patterns or any(fnmatchcase(c.id, p.upper()) for p in patterns))
+
+
+def _needs(clause: Clause) -> str:
+    return ", ".join(clause.needs) or "nothing"
+
+
+def _in_full(clause: Clause) -> str:
+    rows = [
+        f"{clause.id}  {clause.level}",
+        f"  {clause.statement}",
+        f"  source    {clause.source}",
+        f"  needs     {_needs(clause)}",
+        f"  since     {clause.since}",
+    ]
+    if clause.untested:
+        rows.append(f"  untested  {clause.untested}")
+    return "\n".join(rows)
+
+
+def _as_json(chosen: Sequence[Clause]) -> str:
+    return json.dumps([dataclasses.asdict(c) | {"chapter": c.chapter} for c in chosen], indent=2)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def clauses_document() -> str:
+    """docs/clauses.md: a table a chapter."""
+    parts = [
+        _NOTE,
+        "# Clauses\n",
+        "What a device is held to. Cite a clause by its id; ids are never reused.\n",
+    ]
+    for chapter, group in groupby(all_clauses(), key=lambda c: c.chapter):
+        rows = list(group)
+        untested = sum(bool(c.untested) for c in rows)
+        parts.append(f"## {chapter}\n\n{len(rows)} clauses, {untested} of them without a check yet.\n")
+        table = ["| id | level | statement | needs | since | source |", "|---|---|---|---|---|---|"]
+        for c in rows:
+            statement = c.statement + (f" (untested: {c.untested})" if c.untested else "")
+            cells = (c.id, c.level, statement, _needs(c), c.since, c.source)
+            table.append("| " + " | ".join(map(_cell, cells)) + " |")
+        parts.append("\n".join(table) + "\n")
+    return "\n".join(parts)
+
+
+def profiles_document() -> str:
+    """docs/profiles.md: what the suite knows of each driver."""
+    parts = [
+        _NOTE,
+        "# Profiles\n",
+        "What the suite knows of a driver and cannot ask the device. One file a driver,\n"
+        "in `harness/profiles/`, named after the kernel module; `./vfiocert new profile` starts one. Capabilities are\n"
+        "never here: they are probed on the device.\n",
+        "| profile | driver | bus | device | DMA | state regions | mutations | error hooks | source |\n"
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for name in profile_names():
+        p = load_profile(name)
+        hooks = ", ".join(h.name for h in p.error_hooks) or "none"
+        cells = (
+            p.module, p.driver, p.bus, p.description, "yes" if p.does_dma else "no",
+            str(len(p.state_regions)), str(len(p.mutate)), hooks, p.source or "-",
+        )  # fmt: skip
+        rows.append("| " + " | ".join(map(_cell, cells)) + " |")
+    return "\n".join(parts) + "\n" + "\n".join(rows) + "\n"
+
+
+def generated_documents() -> dict[Path, str]:
+    """Path and text of every document that is made from the tables."""
+    return {
+        ROOT / "docs" / "clauses.md": clauses_document(),
+        ROOT / "docs" / "profiles.md": profiles_document(),
+    }
+
+
+def clauses(
+    patterns: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID or PATTERN]...", help="MIG-012, 'MIG-1*'; default all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable, with every field")] = False,
+    write_docs: Annotated[
+        bool, typer.Option("--write-docs", help="write docs/clauses.md and docs/profiles.md again")
+    ] = False,
+) -> None:
+    """List the clauses of the contract; a clause named by its id is shown in full."""
+    if write_docs:
+        if patterns or as_json:
+            raise UsageError("--write-docs takes no clause and no --json: it writes the documents whole")
+        for path, text in generated_documents().items():
+            path.write_text(text, encoding="utf-8")
+            print(path.relative_to(ROOT))
+        return
+    chosen = select(patterns or ())
+    if as_json:
+        print(_as_json(chosen))
+        return
+    in_full = {p.upper() for p in patterns or () if not set(p) & set("*?[")}
+    for clause in chosen:
+        print(
+            _in_full(clause)
+            if clause.id in in_full
+            else f"{clause.id}  {clause.level:<6}  {clause.statement}"
+        )
