@@ -27,6 +27,8 @@ class Script:
         self._threads: list[dict[str, Any]] = []
         self._faults = faults
         self._slots = 0
+        self.save_set = -1
+        """Index of the SET(STOP_COPY) of the last `save`."""
         if fresh:
             if reset:
                 self.op("reset", fd="d")
@@ -62,6 +64,7 @@ class Script:
         Returns the index of the `read_all`.
         """
         fd = self.set(State.STOP_COPY)
+        self.save_set = self.last_set()
         read = self.op("read_all", fd=fd, chunks=list(chunks), max_bytes=max_bytes, keep=keep)
         self.set(State.STOP)
         self.op("close", fd=fd)

@@ -172,20 +172,18 @@ class Tracker:
         if way is None:
             out.check(refusal_clause(cur, new, self.flags), True, i, "refused", errno_name(error))
             out.cell(cur, new, "refused")
-            self.why = ("MIG-050", f"still {cur.name} after the refused SET({name_of(new)})")
+            clause = "MIG-131" if cur == S.ERROR else "MIG-050"
+            self.why = (clause, f"still {cur.name} after the refused SET({name_of(new)})")
             return
         session = self.live
-        may_fail = (
-            self.faults
-            or (cur == S.RESUMING and session is not None and not session.written)
-            or (cur == S.RESUMING)
-        )
-        if may_fail:
-            if cur == S.RESUMING and session is not None and not session.written and len(way) > 1:
+        if self.faults or (cur == S.RESUMING and len(way) > 1):
+            # What the stream was worth is for claims to say; no stream at all is plain.
+            if session is not None and not session.saving and not session.written:
                 out.check("MIG-106", True, i, "an empty stream is refused", errno_name(error))
+                out.cell(cur, new, "refused")
         else:
-            clause = arc_clause(way)
-            out.check(clause, False, i, f"SET({name_of(new)}) in {cur.name} succeeds", errno_name(error))
+            expected = f"SET({name_of(new)}) in {cur.name} succeeds"
+            out.check(arc_clause(way), False, i, expected, errno_name(error))
             out.cell(cur, new, "failed")
         self.possible = frozenset(way) | {S.ERROR}
         what = " or ".join(s.name for s in (*way, S.ERROR))
@@ -257,6 +255,8 @@ class Tracker:
         self.why = None
         if seen == S.ERROR and self.live is not None:
             self._end("MIG-132")
+        elif self.live is not None and not self.live.saving and self.state != S.RESUMING:
+            self._end("MIG-063")
 
     def _op_reset(self, i: int, args: Mapping[str, Any], rec: Mapping[str, Any]) -> None:
         if rec["errno"]:
@@ -436,7 +436,7 @@ class Tracker:
             return
         if not session.saving:
             out.check("MIG-092", error != 0, i, "refused on a resuming fd", errno_name(error))
-        elif int(args.get("argsz") or 24) < 24:
+        elif args.get("argsz") is not None and int(args["argsz"]) < 24:
             out.check("MIG-088", error != 0, i, "refused: argsz too small", errno_name(error))
         elif session is self.live and self.state in PRE_COPY_STATES:
             clause = "MIG-080" if self.state == S.PRE_COPY else "MIG-081"

@@ -15,13 +15,15 @@ MAX = 1 << 28
 
 def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
     """Clauses: MIG-100 to MIG-103, MIG-119, MIG-120.  Any segmentation of reads and of writes."""
+    fixed = {0: [65536], 1: [1], 2: [7]}
     for round_ in range(6):
         s = subject.script()
+        pieces = fixed.get(round_) or subject.chunks()
         subject.mutate(s)
         s.set(S.STOP)
         saved = subject.fingerprint(s)
-        first = s.save("stream", chunks=[65536] if round_ == 0 else subject.chunks(), max_bytes=MAX)
-        again = s.save("again", chunks=subject.chunks(), max_bytes=MAX)
+        first = s.save("stream", chunks=[65536], max_bytes=MAX)
+        again = s.save("again", chunks=pieces[::-1] if round_ > 2 else pieces, max_bytes=MAX)
         s.claim("MIG-120", again, "n", "==", s.ref(first, "n"), "as many bytes in the second session")
         s.claim(
             "MIG-102",
@@ -40,9 +42,10 @@ def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
             "the same stream in other pieces",
             [(again, "n", "==", s.ref(first, "n"))] if round_ else [],
         )
+        out = subject.drain(s)
         s.set(S.RUNNING)
         subject.mutate(s)
-        write, done = s.restore("stream", chunks=[65536] if round_ == 0 else subject.chunks())
+        write, done = s.restore("stream", chunks=pieces)
         s.claim("MIG-100", write, "n", "==", s.ref(first, "n"), "every byte is taken")
         s.claim("MIG-100", done, "errno", "==", 0, "SET(STOP) succeeds after a whole stream")
         if saved is not None:
@@ -61,6 +64,16 @@ def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
         else:
             s.claim("MIG-103", done, "errno", "==", 0, "SET(STOP) succeeds")
         resaved = s.save("resaved", max_bytes=MAX)
+        for before, after in zip(out, subject.drain(s), strict=True):
+            s.claim(
+                "MIG-101",
+                after,
+                "hex",
+                "==",
+                s.ref(before, "hex"),
+                "what the saved device gave",
+                [(done, "errno", "==", 0)],
+            )
         s.claim(
             "MIG-102",
             resaved,
@@ -126,7 +139,8 @@ def _after_damage(subject: Subject, s: Script, done: int) -> None:
     saved = s.save("after", max_bytes=MAX)
     for clause, when in (("MIG-112", refused), ("MIG-114", taken)):
         s.claim(clause, again, "errno", "==", 0, "a good stream restores afterwards", when)
-        s.claim(clause, saved, "n", ">", 0, "the device saves afterwards", when)
+        s.claim(clause, s.save_set, "errno", "==", 0, "the device saves afterwards", when)
+        s.claim(clause, saved, "n", ">", 0, "a stream afterwards", when)
 
 
 def an_incomplete_stream_is_refused(subject: Subject) -> Iterator[Script]:
@@ -195,6 +209,26 @@ def a_damaged_stream_is_refused_or_survived(subject: Subject) -> Iterator[Script
         yield s
 
 
+def error_is_left_by_reset_only(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-130 to MIG-133.  Whatever may bring this device into ERROR, then everything that must fail there."""
+    size = subject.data_size
+    for damage in ([[0, 0xFF]], [[size // 2, 0xFF]], [[size - 1, 0xFF]], None):
+        s = subject.script()
+        s.save("good", max_bytes=MAX)
+        s.op("bytes", out="bad", from_="good", **({"flip": damage} if damage else {"off": 0, "n": size // 2}))
+        fd = s.set(S.RESUMING)
+        s.op("write_all", fd=fd, from_="bad", chunks=[1 << 20])
+        s.set(S.STOP)
+        done = s.last_set()
+        for target in (*range(8), 8):
+            s.set(target)
+        s.op("write", fd=fd, hex="00" * 4)
+        s.op("read", fd=fd, n=4)
+        s.op("debugfs_state", dev="dev0")
+        _after_damage(subject, s, done)
+        yield s
+
+
 def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
     """Clauses: MIG-107 to MIG-110."""
     size = subject.data_size
@@ -226,7 +260,17 @@ def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
                     "the saved state where SET succeeded",
                     [(done, "errno", "==", 0)],
                 )
-            s.claim("MIG-108", done, "state", ">=", 0, "SET(STOP) returns", [(done, "errno", "!=", 0)])
+            kept = s.op("get_state", fd="d")
+            stopped = [int(S.RESUMING), int(S.STOP), int(S.ERROR)]
+            s.claim(
+                "MIG-108",
+                kept,
+                "state",
+                "in",
+                stopped,
+                "RESUMING, STOP or ERROR where it was refused",
+                [(done, "errno", "!=", 0)],
+            )
         else:
             clause = "MIG-109" if kind == "random" else "MIG-110"
             s.claim(clause, done, "errno", "!=", 0, f"the {kind} stream is refused")
@@ -291,12 +335,13 @@ def regions_answer_while_stopped(subject: Subject) -> Iterator[Script]:
         s.set(state)
         for region, offset, length, width in subject.state_regions:
             i = s.op("region_read", fd="d", region=region, off=offset, n=min(width, length))
-            clause = "MIG-126" if state == S.STOP else "MIG-127"
             if state == S.STOP:
-                s.claim(clause, i, "errno", "==", 0, "the read of a region succeeds in STOP")
-            else:
-                s.claim(clause, i, "op", "==", "region_read", "the access returns")
-        s.op("get_state", fd="d")
+                s.claim("MIG-126", i, "errno", "==", 0, "the read of a region succeeds in STOP")
+            after = s.op("get_state", fd="d")
+            clause = "MIG-126" if state == S.STOP else "MIG-127"
+            s.claim(
+                clause, after, "state", "==", int(state), f"still {state.name} after an access to a region"
+            )
         yield s
 
 
@@ -347,6 +392,7 @@ EXPERIMENTS = (
     an_incomplete_stream_is_refused,
     an_aborted_resume_can_be_completed_or_reset,
     a_damaged_stream_is_refused_or_survived,
+    error_is_left_by_reset_only,
     a_foreign_stream_is_refused,
     saving_and_cancelling_change_nothing,
     regions_answer_while_stopped,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.profiles import Profile
 from harness.script import Script
 from harness.spec.fsm import Mig, State, states
 
@@ -18,14 +19,14 @@ __all__ = ["Subject"]
 class Subject:
     """Capabilities probed on the device, and its profile's knowledge of where its state can be seen.
 
-    `state_regions`: [region, offset, length, access width]; `mutations`: region writes (region, offset, hex)
-    that change the migrated state.
+    `state_regions`: [region, offset, length, access width]; `mutations`: lists of region writes (region,
+    offset, hex) that change the migrated state; `drains`: reads that change it (region, offset, count, width).
     """
 
     capabilities: Mapping[str, Any]
     state_regions: Sequence[Sequence[int]] = ()
-    mutations: Sequence[tuple[int, int, str]] = ()
-    error_hooks: Sequence[str] = ()
+    mutations: Sequence[Sequence[tuple[int, int, str]]] = ()
+    drains: Sequence[tuple[int, int, int, int]] = ()
     seed: int = 0
     data_size: int = 1 << 20
     rng: random.Random = field(default_factory=random.Random)
@@ -55,8 +56,9 @@ class Subject:
 
     def mutate(self, script: Script, count: int = 3) -> None:
         """Append writes that change the state a fingerprint sees."""
-        for region, offset, data in self.rng.sample(list(self.mutations), min(count, len(self.mutations))):
-            script.op("region_write", fd="d", region=region, off=offset, hex=data)
+        for writes in self.rng.sample(list(self.mutations), min(count, len(self.mutations))):
+            for region, offset, data in writes:
+                script.op("region_write", fd="d", region=region, off=offset, hex=data)
 
     def fingerprint(self, script: Script) -> int | None:
         """Append a fingerprint of the state regions; None where the profile knows none."""
@@ -64,6 +66,31 @@ class Subject:
             return None
         return script.op("fingerprint", fd="d", regions=[list(r) for r in self.state_regions])
 
+    def drain(self, script: Script) -> list[int]:
+        """Append the reads that empty what only such reads can see; returns their indices."""
+        return [
+            script.op("region_read", fd="d", region=region, off=offset, n=width)
+            for region, offset, count, width in self.drains
+            for _ in range(count)
+        ]
+
     def chunks(self) -> list[int]:
         """A random segmentation, small pieces and large ones."""
         return [self.rng.choice((1, 2, 3, 7, 16, 23, 24, 25, 64, 511, 4096, 65536)) for _ in range(6)]
+
+    @classmethod
+    def of(cls, capabilities: Mapping[str, Any], profile: Profile, seed: int) -> Subject:
+        """The subject for a device with these capabilities; `capabilities["regions"]` gives region sizes."""
+        sizes = {int(r["index"]): int(r["size"]) for r in capabilities.get("regions") or ()}
+        return cls(
+            capabilities,
+            [r.as_wire() for r in profile.present_state(sizes)],
+            [
+                [(w.region, w.offset, w.data.hex()) for w in m.writes]
+                for m in profile.present_mutations(sizes)
+            ],
+            [(d.region, d.offset, d.count, d.width) for d in profile.present_drains(sizes)],
+            seed,
+            int(capabilities.get("stream_bytes") or 1 << 20),
+            random.Random(seed),
+        )
