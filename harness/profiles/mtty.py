@@ -20,8 +20,6 @@ _LCR_DLAB = 0x80
 _FCR_ENABLE_FIFO = 0x01
 
 _FIFO_BYTES = 16
-# magic u64, major, minor, nr_ports, flags u32 each.
-_HEADER_BYTES = 24
 
 
 def _write(port: int, offset: int, *values: int) -> tuple[RegionWrite, ...]:
@@ -44,8 +42,8 @@ def _port(port: int) -> tuple[Mutation, ...]:
             _write(port, _FCR, _FCR_ENABLE_FIFO) + _write(port, _TX, 0x11, 0xA5, 0xFE),
             _rx(port, 3),
         ),
-        # A full FIFO and one byte more: the overrun flag, shown in LSR. No drain: the driver's full FIFO has head
-        # equal to tail, which it reads as empty.
+        # A full FIFO and one byte more: the overrun flag, shown in LSR. No drain: a full FIFO has head equal
+        # to tail, which the driver reads as empty.
         Mutation(
             f"overrun{port}",
             _write(port, _FCR, _FCR_ENABLE_FIFO) + _write(port, _TX, *range(0x40, 0x40 + _FIFO_BYTES + 1)),
@@ -71,7 +69,6 @@ PROFILE = Profile(
     error_hooks=(
         # The driver refuses and stays in RESUMING: the text allows that, ERROR is not reached.
         ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=1),
-        ErrorHook("header-only", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=_HEADER_BYTES),
         # The write itself is refused with EFAULT.
         ErrorHook("wrong-magic", "corrupt", ("RESUMING", "STOP"), enters_error=None, amount=0),
         # The driver allocates on these arcs only.
