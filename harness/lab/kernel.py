@@ -25,7 +25,7 @@ from harness.lab.source import KernelSource, obtain_source, parse_origin
 from harness.lab.watched import watched
 from harness.progress import Progress
 
-__all__ = ["KernelBuild", "obtain_kernel"]
+__all__ = ["KernelBuild", "load_kernel", "obtain_kernel"]
 
 _RECIPE = 1  # raise it when what a cache entry holds changes
 _BUILD_TIMEOUT_S = 4 * 3600
@@ -107,7 +107,7 @@ def obtain_kernel(spec: str | None, flavour: str, progress: Progress) -> KernelB
             (part / "build" / "Makefile").write_text(
                 f"export KBUILD_OUTPUT = {final}/build\ninclude {source.tree}/Makefile\n", encoding="utf-8"
             )
-    return _load(final)
+    return load_kernel(final)
 
 
 def _build(
@@ -195,7 +195,7 @@ def _adopt(tree: Path, progress: Progress) -> KernelBuild:
                     "notes": [],
                 },
             )
-    return _load(final)
+    return load_kernel(final)
 
 
 def _collect(build: Path, source: Path | None, part: Path, progress: Progress) -> None:
@@ -261,7 +261,8 @@ def _describe(part: Path, values: dict[str, object]) -> None:
     (part / "kernel.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-def _load(folder: Path) -> KernelBuild:
+def load_kernel(folder: Path) -> KernelBuild:
+    """The cache entry `folder`; LabError where it is damaged."""
     try:
         values = json.loads((folder / "kernel.json").read_text(encoding="utf-8"))
         release = (folder / "release").read_text(encoding="ascii").strip()

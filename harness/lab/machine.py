@@ -2,9 +2,13 @@
 """The QEMU machine of the lab: which accelerator runs it, and its command line.
 
 The machine has two parts.  The *frame* (CPU, memory, IOMMU, network, bridges, ports) is booted once and
-saved.  The *devices* are what tests drive; several of them cannot be saved by QEMU (`nvme`) or would come
-back without their state (`edu`).  So they are not in the saved machine: every machine is resumed with
-fresh devices added, and the guest is told to scan its PCI buses.
+saved.  The *devices* are what tests drive; QEMU cannot save them (`nvme`) or would bring them back without
+their state (`edu`).  So they are not in the saved machine: every machine is resumed with fresh devices
+added, and the guest is told to scan its PCI buses.
+
+One exception: the `edu` devices on the root bus are there from the start, because QEMU's DMAR table lists
+each device of the root bus, and the kernel puts no device under the IOMMU that is not in that table.  They
+come back in their power-on state, while the guest remembers an initialised one: so it removes them first.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from pathlib import Path
 from harness.errors import LabError, UsageError
 from harness.lab.places import cache_dir
 
-__all__ = ["Qemu", "command_line", "device_arguments", "find_qemu"]
+__all__ = ["Qemu", "command_line", "device_arguments", "find_qemu", "plugged_devices"]
 
 _PROGRAM = "qemu-system-x86_64"
 _APPEND = "console=ttyS0 quiet panic=0 intel_iommu=on iommu=pt rdinit=/init"
@@ -30,14 +34,16 @@ _KVM_PROBE_S = 1.5
 
 # address: what; the guest and the lab file (labs.yaml) know devices by it.
 _DEVICES: tuple[tuple[str, str, str], ...] = (
-    ("edu", "edu,addr=04.0,bus=pcie.0", "0000:00:04.0"),
-    ("edu", "edu,addr=05.0,bus=pcie.0", "0000:00:05.0"),
     ("edu", "edu,addr=01.0,bus=bridge0", "behind the bridge"),
     ("pci-testdev", "pci-testdev,addr=02.0,bus=bridge0", "behind the bridge"),
     ("igb", "igb,bus=port1", "SR-IOV network controller, QEMU 8.0 and newer"),
 )
-_NVME = ("nvme-subsys,id=subsys0", "nvme,serial=vfiocert,id=nvme0,bus=port0,subsys=subsys0,max_ioqpairs=10,"
-         "sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4,msix_qsize=7", "nvme-ns,drive=disk0,bus=nvme0")
+# QEMU refuses to load a saved machine with an `nvme` in it, so this one is plugged in after the load.  No
+# namespace: the admin queue is what tests use, and `nvme-ns` cannot be plugged in later.
+_PLUGGED_NVME = {
+    "driver": "nvme", "id": "nvme0", "bus": "port0", "subsys": "subsys0", "serial": "vfiocert",
+    "max_ioqpairs": 10, "msix_qsize": 16, "sriov_max_vfs": 4, "sriov_vq_flexible": 8, "sriov_vi_flexible": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,11 @@ def command_line(qemu: Qemu, folder: Path, *, kernel: Path, initrd: Path, memory
         "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
         "-device", "virtio-net-pci,netdev=net0,addr=02.0,bus=pcie.0,romfile=",
         "-device", "virtio-rng-pci,addr=03.0,bus=pcie.0",
+        "-device", "edu,addr=04.0,bus=pcie.0", "-device", "edu,addr=05.0,bus=pcie.0",
         "-device", "pcie-pci-bridge,id=bridge0,addr=06.0,bus=pcie.0",
         # The guest finds devices by a scan, not by hot plug: the ports must not keep them powered off.
-        "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=07.0,bus=pcie.0,hotplug=off,"
-                   "bus-reserve=2,mem-reserve=4M",
+        "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=07.0,bus=pcie.0,"
+                   "power_controller_present=off,bus-reserve=2,mem-reserve=4M",
         "-device", "pcie-root-port,id=port1,chassis=2,slot=2,addr=08.0,bus=pcie.0,hotplug=off,"
                    "bus-reserve=2,mem-reserve=4M",
     ]
@@ -100,10 +107,13 @@ def device_arguments(qemu: Qemu) -> list[str]:
         if name in qemu.devices:
             argv += ["-device", device]
     if qemu.nvme_sriov:
-        argv += ["-blockdev", "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on"]
-        for device in _NVME:
-            argv += ["-device", device]
+        argv += ["-device", "nvme-subsys,id=subsys0"]
     return argv
+
+
+def plugged_devices(qemu: Qemu) -> list[dict[str, object]]:
+    """Arguments of QMP's `device_add` for what can be added only to a machine that runs."""
+    return [dict(_PLUGGED_NVME)] if qemu.nvme_sriov else []
 
 
 def _shell_quoted(text: str) -> str:

@@ -36,11 +36,11 @@ class Qmp:
             self._socket.close()
             raise
 
-    def execute(self, command: str, *, timeout_s: float = 10.0, **arguments: Any) -> Any:
+    def execute(self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> Any:
         """The command's result; events that come before it are dropped."""
         request: dict[str, Any] = {"execute": command}
         if arguments:
-            request["arguments"] = {name.replace("_", "-"): value for name, value in arguments.items()}
+            request["arguments"] = arguments
         deadline = time.monotonic() + timeout_s
         try:
             self._socket.settimeout(timeout_s)
