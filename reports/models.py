@@ -57,6 +57,11 @@ def _line(value: Any) -> Any:
     return one_line(value, MAX_LINE) if isinstance(value, str) else value
 
 
+def _log_line(value: Any) -> Any:
+    # As `_line`, but the indentation stays: in a kernel log it carries meaning.
+    return clip(value.replace("\n", " ").replace("\t", "    "), MAX_LINE) if isinstance(value, str) else value
+
+
 def _lines(value: Any) -> Any:
     if not isinstance(value, (list, tuple)) or len(value) <= MAX_LOG_LINES:
         return value
@@ -71,7 +76,7 @@ def _state(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Line = Annotated[str, BeforeValidator(_line)]
-Lines = Annotated[list[Line], BeforeValidator(_lines)]
+Lines = Annotated[list[Annotated[str, BeforeValidator(_log_line)]], BeforeValidator(_lines)]
 State = Annotated[
     Literal["ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"],
     BeforeValidator(_state),

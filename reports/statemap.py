@@ -15,7 +15,7 @@ __all__ = ["SPEC_TABLE", "ArcTable", "Box", "Cell", "Diagram", "Edge", "diagram"
 
 _W, _H = 132, 44
 _COLUMNS = (90, 290, 490, 690)
-_ROWS = (90, 230)
+_ROWS = (100, 240)
 # Placed so that every arc of the full table is one straight step, and saving stands above running.
 _PLACES: Mapping[str, tuple[int, int]] = {
     "PRE_COPY": (0, 0), "PRE_COPY_P2P": (1, 0), "STOP_COPY": (2, 0), "ERROR": (3, 0),
@@ -95,7 +95,7 @@ def diagram(arcs: Sequence[ArcResult], table: ArcTable = SPEC_TABLE) -> Diagram:
     """The diagram of `table`, each arc with its verdict in `arcs`.
 
     A device without an optional state takes arcs the table does not list (it skips that state): those that
-    were reached in one step are drawn too.
+    were reached in one step are drawn too, and so is whatever failed.
     """
     judged = _judged(arcs)
     absent = {
@@ -107,7 +107,8 @@ def diagram(arcs: Sequence[ArcResult], table: ArcTable = SPEC_TABLE) -> Diagram:
     skipping = [
         (a.cur, a.new) for a in arcs if a.verdict == "reached" and len(a.path) == 2 and a.cur != a.new
     ]
-    drawn = dict.fromkeys([*table.direct, *skipping])
+    failed = [(a.cur, a.new) for a in arcs if a.verdict == "failed" and a.cur != a.new]
+    drawn = dict.fromkeys([*table.direct, *skipping, *failed])
     boxes = {
         name: Box(name, *_centre(name, index), _W, _H, name not in absent)
         for index, name in enumerate(table.states)
@@ -120,7 +121,7 @@ def diagram(arcs: Sequence[ArcResult], table: ArcTable = SPEC_TABLE) -> Diagram:
         verdict = arc.verdict if arc else "untried"
         path, x, y = _route(boxes[cur], boxes[new])
         edges.append(Edge(cur, new, verdict, SYMBOLS.get(verdict, "·"), path, x, y))
-    return Diagram(780, 320, tuple(boxes.values()), tuple(edges))
+    return Diagram(780, 345, tuple(boxes.values()), tuple(edges))
 
 
 def _route(start: Box, end: Box) -> tuple[str, float, float]:
@@ -137,7 +138,7 @@ def _route(start: Box, end: Box) -> tuple[str, float, float]:
         x2, y2 = end.x - ux * gap_end + off_x, end.y - uy * gap_end + off_y
         return f"M{x1:.1f},{y1:.1f} L{x2:.1f},{y2:.1f}", (x1 + x2) / 2, (y1 + y2) / 2
     # Over (or under) what lies between; forward and back bow to different heights.
-    side = -1.0 if start.y < 160 else 1.0
+    side = -1.0 if start.y < 170 else 1.0
     bow = (62.0 if dx > 0 else 36.0) * side
     inset = 26.0 if dx > 0 else 50.0
     step = math.copysign(inset, dx) if dx else 0.0
