@@ -89,9 +89,9 @@ def profiles_document() -> str:
     parts = [
         _NOTE,
         "# Profiles\n",
-        "What the suite knows of a driver and cannot ask the device. One file a driver,\n"
-        "in `harness/profiles/`, named after the kernel module; `./vfiocert new profile` starts one. Capabilities are\n"
-        "never here: they are probed on the device.\n",
+        "What the suite knows of a driver and cannot ask the device. One file a driver, in\n"
+        "`harness/profiles/`, named after the kernel module; `./vfiocert new profile` starts one.\n"
+        "Capabilities are never here: they are probed on the device.\n",
         "| profile | driver | bus | device | DMA | state regions | mutations | error hooks | source |\n"
         "|---|---|---|---|---|---|---|---|---|",
     ]
