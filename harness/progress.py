@@ -71,8 +71,9 @@ class PlainProgress:
     def __enter__(self) -> PlainProgress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._text = None
 
 
@@ -84,8 +85,13 @@ class RichProgress:
         from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
-        self._bars = Bars(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
-                          TimeElapsedColumn(), console=Console(stderr=True))
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
         self._task: TaskID | None = None
 
     def step(self, text: str) -> None:
@@ -112,8 +118,9 @@ class RichProgress:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._finish()
         self._bars.stop()

@@ -37,7 +37,7 @@ def fetch_package(series: str, scratch: Path, progress: Progress) -> tuple[Path,
     env = _private_apt(scratch)
     progress.step("reading Debian's package lists")
     watched(
-        ["apt-get", "update", "-q"],
+        ["apt-get", "-c", str(scratch / "hooks.conf"), "update", "-q"],
         scratch / "update.log",
         _UPDATE_TIMEOUT_S,
         progress,
@@ -152,9 +152,14 @@ def _private_apt(scratch: Path) -> dict[str, str]:
         f'Dir::State "{scratch}/state";\nDir::State::status "{scratch}/status";\n'
         f'Dir::Cache "{scratch}/cache";\nDir::Etc::sourcelist "{scratch}/sources.list";\n'
         'Dir::Etc::sourceparts "/dev/null";\nAcquire::Languages "none";\nAcquire::Retries "3";\n'
-        # Hooks of the system are about the system; and as root apt would drop to a user who cannot write here.
-        'APT::Sandbox::User "root";\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n',
+        # As root apt would drop to a user who cannot write here.
+        'APT::Sandbox::User "root";\n',
         encoding="utf-8",
+    )
+    # The system's hooks are about the system.  A file of its own, because APT_CONFIG is read before those
+    # that define the hooks, and they are wanted otherwise (a proxy).
+    (scratch / "hooks.conf").write_text(
+        "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n", encoding="utf-8"
     )
     return {**env, "APT_CONFIG": str(scratch / "apt.conf")}
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded lab as its users see it: up, an SSH address with pinned keys, reset, down.
 
-    lab = EmbeddedLab.up(name="mine")
-    ... SSH to lab.address:lab.port as lab.user with lab.key_path and lab.known_hosts_path ...
-    lab.reset()     # a fresh machine at the same address
-    lab.down()
+lab = EmbeddedLab.up(name="mine")
+... SSH to lab.address:lab.port as lab.user with lab.key_path and lab.known_hosts_path ...
+lab.reset()     # a fresh machine at the same address
+lab.down()
 """
 
 from __future__ import annotations
@@ -72,8 +72,16 @@ class EmbeddedLab:
         self._instance = Instance(folder)
 
     @classmethod
-    def up(cls, *, name: str, kernel: str | None = None, flavour: str = "plain", memory_mib: int | None = None,
-           idle_limit_s: float = DEFAULT_IDLE_LIMIT_S, progress: Progress | None = None) -> EmbeddedLab:
+    def up(
+        cls,
+        *,
+        name: str,
+        kernel: str | None = None,
+        flavour: str = "plain",
+        memory_mib: int | None = None,
+        idle_limit_s: float = DEFAULT_IDLE_LIMIT_S,
+        progress: Progress | None = None,
+    ) -> EmbeddedLab:
         """A new lab called `name`, ready for SSH: seconds with a warm cache, minutes where a kernel is built.
 
         `kernel` is what `--kernel` takes; `memory_mib` defaults to 1024, 2048 for debug.  UsageError for a
@@ -81,7 +89,9 @@ class EmbeddedLab:
         """
         report = progress or NoProgress()
         if not _NAME.match(name):
-            raise UsageError(f"lab name {name!r}: allowed are 1 to 40 of a-z 0-9 . _ -, first a letter or digit")
+            raise UsageError(
+                f"lab name {name!r}: allowed are 1 to 40 of a-z 0-9 . _ -, first a letter or digit"
+            )
         memory = memory_mib if memory_mib is not None else (2048 if flavour == "debug" else 1024)
         if not 256 <= memory <= 65536:
             raise UsageError(f"lab memory {memory} MiB is not within 256..65536")
@@ -101,11 +111,31 @@ class EmbeddedLab:
             report.step(f"starting lab {name!r} ({qemu.accel})")
             try:
                 _own(folder)
-                port = instance.start(lambda port: command_line(
-                    qemu, folder, kernel=build.bzimage, initrd=frame.initrd, memory_mib=memory, port=port,
-                    resume=frame.state), port=None, idle_limit_s=idle_limit_s)
-                state = _State(port, str(build.folder), build.release, build.flavour, qemu.accel, qemu.why, memory,
-                               str(frame.folder), idle_limit_s, time.time())
+                port = instance.start(
+                    lambda port: command_line(
+                        qemu,
+                        folder,
+                        kernel=build.bzimage,
+                        initrd=frame.initrd,
+                        memory_mib=memory,
+                        port=port,
+                        resume=frame.state,
+                    ),
+                    port=None,
+                    idle_limit_s=idle_limit_s,
+                )
+                state = _State(
+                    port,
+                    str(build.folder),
+                    build.release,
+                    build.flavour,
+                    qemu.accel,
+                    qemu.why,
+                    memory,
+                    str(frame.folder),
+                    idle_limit_s,
+                    time.time(),
+                )
                 _write_access(folder, frame, port)
                 lab = cls(folder, state)
                 lab._ready(report)
@@ -181,10 +211,19 @@ class EmbeddedLab:
                 raise LabError(f"lab {self.name!r} is gone; bring it up again")
             report.step(f"resetting lab {self.name!r}")
             self._instance.stop()
-            self._instance.start(lambda port: command_line(
-                qemu, self._folder, kernel=build.bzimage, initrd=frame / "initrd",
-                memory_mib=self._state.memory_mib, port=port, resume=frame / "state"),
-                port=self.port, idle_limit_s=self._state.idle_limit_s)
+            self._instance.start(
+                lambda port: command_line(
+                    qemu,
+                    self._folder,
+                    kernel=build.bzimage,
+                    initrd=frame / "initrd",
+                    memory_mib=self._state.memory_mib,
+                    port=port,
+                    resume=frame / "state",
+                ),
+                port=self.port,
+                idle_limit_s=self._state.idle_limit_s,
+            )
             self._ready(report)
 
     def down(self) -> None:
@@ -214,11 +253,21 @@ class EmbeddedLab:
     def describe(self) -> dict[str, Any]:
         """What `lab status --json` prints of it."""
         return {
-            "name": self.name, "alive": self.alive(), "address": self.address, "port": self.port,
-            "user": self.user, "key": str(self.key_path), "known_hosts": str(self.known_hosts_path),
-            "kernel": self.kernel_release, "flavour": self._state.flavour, "accel": self.accel,
-            "accel_why": self._state.accel_why, "memory_mib": self._state.memory_mib,
-            "qemu_pid": self.qemu_pid, "owned": owned(self._folder), "idle_limit_s": self._state.idle_limit_s,
+            "name": self.name,
+            "alive": self.alive(),
+            "address": self.address,
+            "port": self.port,
+            "user": self.user,
+            "key": str(self.key_path),
+            "known_hosts": str(self.known_hosts_path),
+            "kernel": self.kernel_release,
+            "flavour": self._state.flavour,
+            "accel": self.accel,
+            "accel_why": self._state.accel_why,
+            "memory_mib": self._state.memory_mib,
+            "qemu_pid": self.qemu_pid,
+            "owned": owned(self._folder),
+            "idle_limit_s": self._state.idle_limit_s,
             "started": self._state.started,
         }
 
@@ -234,8 +283,9 @@ def attach(name: str, *, own: bool = True) -> EmbeddedLab:
     state = _read_state(folder) if _NAME.match(name) else None
     if state is None or not Instance(folder).alive():
         names = [lab.name for lab in list_labs() if lab.alive()]
-        raise UsageError(f"lab {name!r} is not up; up: {', '.join(names) or 'none'}; 'vfiocert lab up {name}' "
-                         "brings it up")
+        raise UsageError(
+            f"lab {name!r} is not up; up: {', '.join(names) or 'none'}; 'vfiocert lab up {name}' brings it up"
+        )
     if own:
         _own(folder)
     return EmbeddedLab(folder, state)

@@ -57,10 +57,15 @@ class Frame:
 
 
 def obtain_frame(kernel: KernelBuild, image: Image, qemu: Qemu, memory_mib: int, progress: Progress) -> Frame:
-    """The saved machine of these parts, booted and saved when the cache has none; LabError if it does not boot."""
+    """The saved machine of these parts, booted and saved when the cache has none.
+
+    LabError with the console's end where it does not boot.
+    """
     final = cache_dir("frame") / _frame_key(kernel, image, qemu, memory_mib)
     boot_timeout_s = _BOOT_TIMEOUT_S[kernel.flavour]
-    with made_once(final, timeout_s=boot_timeout_s + 120, what="booting the lab once", progress=progress) as part:
+    with made_once(
+        final, timeout_s=boot_timeout_s + 120, what="booting the lab once", progress=progress
+    ) as part:
         if part is not None:
             part.chmod(0o700)
             _make_keys(part)
@@ -70,20 +75,31 @@ def obtain_frame(kernel: KernelBuild, image: Image, qemu: Qemu, memory_mib: int,
     return Frame(final, (final / "host_key.pub").read_text(encoding="ascii").strip())
 
 
-def _boot_and_save(part: Path, kernel: KernelBuild, qemu: Qemu, memory_mib: int, timeout_s: float,
-                   progress: Progress) -> None:
+def _boot_and_save(
+    part: Path, kernel: KernelBuild, qemu: Qemu, memory_mib: int, timeout_s: float, progress: Progress
+) -> None:
     progress.step(f"booting the lab once (Linux {kernel.release}, {qemu.accel})")
     folder = Path(tempfile.mkdtemp(prefix=".frame-", dir=run_dir()))
     instance = Instance(folder)
     try:
-        port = instance.start(lambda port: command_line(
-            qemu, folder, kernel=kernel.bzimage, initrd=part / "initrd", memory_mib=memory_mib, port=port,
-            resume=None), port=None, idle_limit_s=timeout_s + 60)
+        port = instance.start(
+            lambda port: command_line(
+                qemu,
+                folder,
+                kernel=kernel.bzimage,
+                initrd=part / "initrd",
+                memory_mib=memory_mib,
+                port=port,
+                resume=None,
+            ),
+            port=None,
+            idle_limit_s=timeout_s + 60,
+        )
         deadline = time.monotonic() + timeout_s
         token = os.urandom(4).hex()
         instance.ask(f"ping {token}", f"pong {token}", deadline, progress)
         instance.wait_ssh(port, deadline, progress)
-        time.sleep(0.3)   # that connection's server process ends, and is not saved
+        time.sleep(0.3)  # that connection's server process ends, and is not saved
         progress.step("saving the booted lab")
         _save(instance, part / "state", progress)
     finally:
@@ -123,13 +139,22 @@ def _make_keys(part: Path) -> None:
     key = Ed25519PrivateKey.generate()
     handle = os.open(part / "id_ed25519", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(handle, "wb") as file:
-        file.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH,
-                                     serialization.NoEncryption()))
+        file.write(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+            )
+        )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     (part / "id_ed25519.pub").write_bytes(public + b" vfiocert\n")
     try:
-        done = subprocess.run(["dropbearkey", "-t", "ed25519", "-f", str(part / "host_key")], check=True,
-                              capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["dropbearkey", "-t", "ed25519", "-f", str(part / "host_key")],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
     except FileNotFoundError:
         raise UsageError("program 'dropbearkey' is missing: apt-get install dropbear-bin") from None
     except subprocess.SubprocessError as error:
@@ -141,8 +166,11 @@ def _make_keys(part: Path) -> None:
 
 
 def _make_initrd(part: Path, image: Image) -> None:
-    private = key_archive((part / "host_key").read_bytes(),
-                          (part / "id_ed25519.pub").read_text(encoding="ascii").strip(), "vfiocert-lab")
+    private = key_archive(
+        (part / "host_key").read_bytes(),
+        (part / "id_ed25519.pub").read_text(encoding="ascii").strip(),
+        "vfiocert-lab",
+    )
     with open(part / "initrd", "wb") as out, open(image.path, "rb") as shared:
         shutil.copyfileobj(shared, out, 1 << 20)
         # The kernel takes archives one after the other; each starts at a multiple of 4.
@@ -150,10 +178,17 @@ def _make_initrd(part: Path, image: Image) -> None:
 
 
 def _frame_key(kernel: KernelBuild, image: Image, qemu: Qemu, memory_mib: int) -> str:
-    argv = command_line(qemu, Path("frame"), kernel=Path("kernel"), initrd=Path("initrd"), memory_mib=memory_mib,
-                        port=1, resume=None)
+    argv = command_line(
+        qemu,
+        Path("frame"),
+        kernel=Path("kernel"),
+        initrd=Path("initrd"),
+        memory_mib=memory_mib,
+        port=1,
+        resume=None,
+    )
     cpu = ""
-    if qemu.accel == "kvm":   # a machine saved on one CPU model need not resume on another
+    if qemu.accel == "kvm":  # a machine saved on one CPU model need not resume on another
         found = re.search(r"^model name.*$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
         cpu = found.group(0) if found else ""
     text = "\n".join([f"frame {_RECIPE}", kernel.key, image.key, qemu.version, cpu, *argv])

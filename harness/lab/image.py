@@ -79,12 +79,12 @@ def base_image(kernel: KernelBuild, progress: Progress) -> Image:
                 gzip.GzipFile(
                     filename="",
                     mode="wb",
-                    fileobj=open(part / "initramfs.gz", "wb"),  # noqa: SIM115
+                    fileobj=open(part / "initramfs.gz", "wb"),
                     compresslevel=6,
                     mtime=0,
                 ) as out,
                 CpioWriter(out) as cpio,
-            ):  # type: ignore[arg-type]
+            ):
                 _system(cpio, busybox)
                 _binaries(cpio, dropbear, python)
                 _python_library(cpio, progress)
@@ -94,7 +94,7 @@ def base_image(kernel: KernelBuild, progress: Progress) -> Image:
 
 
 def key_archive(host_key: bytes, authorized: str, hostname: str) -> bytes:
-    """The private archive (gzip): dropbear's host key, the one public key that may log in, the host's name."""
+    """The private archive (gzip): dropbear's host key, the one key that may log in, the host's name."""
     raw = io.BytesIO()
     with CpioWriter(raw) as cpio:
         cpio.folder("etc/dropbear", 0o700)
@@ -126,7 +126,7 @@ def _system(cpio: CpioWriter, busybox: Path) -> None:
     cpio.file("etc/shells", b"/bin/sh\n")
     cpio.file("etc/inittab", project_path("init/inittab").read_bytes())
     cpio.file("etc/rcS", project_path("init/rcS").read_bytes(), 0o755)
-    cpio.file("etc/control", project_path("init/control").read_bytes(), 0o755)
+    cpio.file("etc/control.py", project_path("init/control.py").read_bytes(), 0o755)
 
 
 def _binaries(cpio: CpioWriter, dropbear: Path, python: Path) -> None:
@@ -223,7 +223,7 @@ def _image_key(kernel: KernelBuild, programs: tuple[Path, ...]) -> str:
     for path in (*programs, _python_home() / "os.py"):
         found = path.resolve().stat()
         digest.update(f"{path.resolve()} {found.st_size} {found.st_mtime_ns}\n".encode())
-    for name in ("init/rcS", "init/inittab", "init/control"):
+    for name in ("init/rcS", "init/inittab", "init/control.py"):
         digest.update(project_path(name).read_bytes())
     for path in (Path(__file__), Path(__file__).with_name("cpio.py")):
         digest.update(path.read_bytes())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -70,7 +71,9 @@ class Instance:
         while any(start_time(pid) == since for pid, since in pids):
             if time.monotonic() > deadline:
                 if kind == signal.SIGKILL:
-                    raise LabError(f"processes {[pid for pid, _ in pids]} of lab {self.folder.name!r} do not end")
+                    raise LabError(
+                        f"processes {[pid for pid, _ in pids]} of lab {self.folder.name!r} do not end"
+                    )
                 kind, deadline = signal.SIGKILL, time.monotonic() + 5
             # The keeper ends QEMU; where the keeper is gone or must be killed, QEMU dies with it.
             for pid, since in pids[:1] if start_time(pids[0][0]) == pids[0][1] else pids:
@@ -142,6 +145,12 @@ class Instance:
                 if not data:
                     raise LabError(self._ended("QEMU closed the control line"))
                 heard = (heard + data)[-4096:]
+                failed = re.search(rb"^error (.{0,200})", heard.replace(b"\r", b""), re.M)
+                if failed:
+                    raise LabError(
+                        f"lab {self.folder.name!r}: the guest could not {request.split()[0]}: "
+                        + failed.group(1).decode("ascii", "replace")
+                    )
 
     def wait_ssh(self, port: int, deadline: float, progress: Progress) -> None:
         """Until an SSH server's banner comes from `port`; LabError with the console's end past `deadline`."""
@@ -180,9 +189,14 @@ class Instance:
         (self.folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         self.touch()
         # -I: the keeper needs the standard library only, and nothing of this process's environment.
-        started = subprocess.run([sys.executable, "-I", str(project_path("keeper.py")), str(self.folder)],
-                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                 timeout=_KEEPER_START_S, cwd="/")
+        started = subprocess.run(
+            [sys.executable, "-I", str(project_path("keeper.py")), str(self.folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_KEEPER_START_S,
+            cwd="/",
+        )
         if started.returncode != 0:
             return f"its keeper failed with status {started.returncode}"
         deadline = time.monotonic() + _KEEPER_START_S
@@ -205,7 +219,11 @@ class Instance:
         pids: list[tuple[int, int]] = []
         for name in ("keeper", "qemu"):
             pair = values.get(name)
-            if isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, int) and one > 0 for one in pair):
+            if (
+                isinstance(pair, list)
+                and len(pair) == 2
+                and all(isinstance(one, int) and one > 0 for one in pair)
+            ):
                 pids.append((pair[0], pair[1]))
         return pids
 
@@ -214,7 +232,9 @@ class Instance:
         return str(values.get("error") or f"exit status {values.get('status')}")
 
     def _ended(self, what: str) -> str:
-        return f"lab {self.folder.name!r}: {what}; console: " + (self.console_tail(8).replace("\n", " | ") or "empty")
+        return f"lab {self.folder.name!r}: {what}; console: " + (
+            self.console_tail(8).replace("\n", " | ") or "empty"
+        )
 
 
 def _tail(path: Path, size: int) -> str:

@@ -55,11 +55,21 @@ class Keeper:
                 os._exit(1)
 
         keeper = os.getpid()
-        self.process = subprocess.Popen(self.spec["argv"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, preexec_fn=in_child, cwd=self.folder)
-        _write_json(self.folder / "keeper.json",
-                    {"keeper": [keeper, start_time(keeper)],
-                     "qemu": [self.process.pid, start_time(self.process.pid)]})
+        self.process = subprocess.Popen(
+            self.spec["argv"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=in_child,
+            cwd=self.folder,
+        )
+        _write_json(
+            self.folder / "keeper.json",
+            {
+                "keeper": [keeper, start_time(keeper)],
+                "qemu": [self.process.pid, start_time(self.process.pid)],
+            },
+        )
         expired = self._watch()
         self._end()
         if expired:
@@ -75,8 +85,11 @@ class Keeper:
     def _watch(self) -> bool:
         """Until QEMU ends or is to end; True where nobody wants the lab any more."""
         assert self.process is not None
-        streams = {stream.fileno(): target for stream, target in
-                   ((self.process.stdout, self.console), (self.process.stderr, self.errors)) if stream}
+        streams = {
+            stream.fileno(): target
+            for stream, target in ((self.process.stdout, self.console), (self.process.stderr, self.errors))
+            if stream
+        }
         next_check = time.monotonic() + _IDLE_CHECK_S
         while not self.stopping:
             ready, _, _ = select.select(list(streams), [], [], _POLL_S)
@@ -127,9 +140,11 @@ class Keeper:
 
 
 def start_time(pid: int) -> int:
-    """The process's start in clock ticks since boot, 0 where it is gone or a zombie: with it a pid is unique."""
+    """The process's start in clock ticks since boot, which makes a pid unique; 0 where it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
         return 0 if fields[0] in {"Z", "X"} else int(fields[19])
     except (OSError, IndexError, ValueError):
         return 0

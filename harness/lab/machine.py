@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -41,8 +42,16 @@ _DEVICES: tuple[tuple[str, str, str], ...] = (
 # QEMU refuses to load a saved machine with an `nvme` in it, so this one is plugged in after the load.  No
 # namespace: the admin queue is what tests use, and `nvme-ns` cannot be plugged in later.
 _PLUGGED_NVME = {
-    "driver": "nvme", "id": "nvme0", "bus": "port0", "subsys": "subsys0", "serial": "vfiocert",
-    "max_ioqpairs": 10, "msix_qsize": 16, "sriov_max_vfs": 4, "sriov_vq_flexible": 8, "sriov_vi_flexible": 4,
+    "driver": "nvme",
+    "id": "nvme0",
+    "bus": "port0",
+    "subsys": "subsys0",
+    "serial": "vfiocert",
+    "max_ioqpairs": 10,
+    "msix_qsize": 16,
+    "sriov_max_vfs": 4,
+    "sriov_vq_flexible": 8,
+    "sriov_vi_flexible": 4,
 }
 
 
@@ -71,29 +80,65 @@ def find_qemu() -> Qemu:
     return Qemu(_PROGRAM, version, accel, why, devices, nvme_sriov)
 
 
-def command_line(qemu: Qemu, folder: Path, *, kernel: Path, initrd: Path, memory_mib: int, port: int,
-                 resume: Path | None) -> list[str]:
+def command_line(
+    qemu: Qemu, folder: Path, *, kernel: Path, initrd: Path, memory_mib: int, port: int, resume: Path | None
+) -> list[str]:
     """QEMU's arguments for a lab in `folder`; `resume` is the saved frame, or None to boot."""
     accel = ["-accel", "kvm", "-cpu", "host"] if qemu.accel == "kvm" else ["-accel", "tcg", "-cpu", "max"]
     argv = [
-        qemu.program, "-nodefaults", "-no-user-config", "-display", "none", "-name", folder.name,
-        "-M", "q35,kernel-irqchip=split", *accel, "-smp", "1", "-m", str(memory_mib), "-no-reboot",
-        "-kernel", str(kernel), "-initrd", str(initrd), "-append", _APPEND,
-        "-device", "intel-iommu,intremap=on",
-        "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-        "-chardev", f"socket,id=control,path={folder}/control,server=on,wait=off", "-serial", "chardev:control",
-        "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
+        qemu.program,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-name",
+        folder.name,
+        "-M",
+        "q35,kernel-irqchip=split",
+        *accel,
+        "-smp",
+        "1",
+        "-m",
+        str(memory_mib),
+        "-no-reboot",
+        "-kernel",
+        str(kernel),
+        "-initrd",
+        str(initrd),
+        "-append",
+        _APPEND,
+        "-device",
+        "intel-iommu,intremap=on",
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+        "-chardev",
+        f"socket,id=control,path={folder}/control,server=on,wait=off",
+        "-serial",
+        "chardev:control",
+        "-qmp",
+        f"unix:{folder}/qmp,server=on,wait=off",
         # restrict: the guest reaches nothing but its SSH client, and is reached from this machine only.
-        "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
-        "-device", "virtio-net-pci,netdev=net0,addr=02.0,bus=pcie.0,romfile=",
-        "-device", "virtio-rng-pci,addr=03.0,bus=pcie.0",
-        "-device", "edu,addr=04.0,bus=pcie.0", "-device", "edu,addr=05.0,bus=pcie.0",
-        "-device", "pcie-pci-bridge,id=bridge0,addr=06.0,bus=pcie.0",
+        "-netdev",
+        f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
+        "-device",
+        "virtio-net-pci,netdev=net0,addr=02.0,bus=pcie.0,romfile=",
+        "-device",
+        "virtio-rng-pci,addr=03.0,bus=pcie.0",
+        "-device",
+        "edu,addr=04.0,bus=pcie.0",
+        "-device",
+        "edu,addr=05.0,bus=pcie.0",
+        "-device",
+        "pcie-pci-bridge,id=bridge0,addr=06.0,bus=pcie.0",
         # The guest finds devices by a scan, not by hot plug: the ports must not keep them powered off.
-        "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=07.0,bus=pcie.0,"
-                   "power_controller_present=off,bus-reserve=2,mem-reserve=4M",
-        "-device", "pcie-root-port,id=port1,chassis=2,slot=2,addr=08.0,bus=pcie.0,hotplug=off,"
-                   "bus-reserve=2,mem-reserve=4M",
+        "-device",
+        "pcie-root-port,id=port0,chassis=1,slot=1,addr=07.0,bus=pcie.0,"
+        "power_controller_present=off,bus-reserve=2,mem-reserve=4M",
+        "-device",
+        "pcie-root-port,id=port1,chassis=2,slot=2,addr=08.0,bus=pcie.0,hotplug=off,"
+        "bus-reserve=2,mem-reserve=4M",
     ]
     if resume is not None:
         argv += ["-incoming", f"exec:exec cat {_shell_quoted(str(resume))}", *device_arguments(qemu)]
@@ -141,10 +186,34 @@ def _accelerator(version: str) -> tuple[str, str]:
 
 
 def _probe_kvm() -> tuple[str, str]:
+    def without_core() -> None:  # the abort is expected, its core file is of no use
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
     process = subprocess.Popen(
-        [_PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-M", "q35,kernel-irqchip=split",
-         "-accel", "kvm", "-cpu", "host", "-m", "64", "-device", "intel-iommu,intremap=on"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+        [
+            _PROGRAM,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-M",
+            "q35,kernel-irqchip=split",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-m",
+            "64",
+            "-device",
+            "intel-iommu,intremap=on",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=without_core,
+        text=True,
+        errors="replace",
+    )
     try:
         _, errors = process.communicate(timeout=_KVM_PROBE_S)
     except subprocess.TimeoutExpired:
@@ -157,8 +226,14 @@ def _probe_kvm() -> tuple[str, str]:
 
 def _query(*arguments: str) -> str:
     try:
-        done = subprocess.run([_PROGRAM, *arguments], capture_output=True, text=True, errors="replace",
-                              timeout=_QUERY_TIMEOUT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [_PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_QUERY_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
     except FileNotFoundError:
         raise UsageError(f"program {_PROGRAM!r} is missing: apt-get install qemu-system-x86") from None
     except subprocess.TimeoutExpired:

@@ -36,7 +36,9 @@ class Qmp:
             self._socket.close()
             raise
 
-    def execute(self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> Any:
+    def execute(
+        self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 10.0
+    ) -> Any:
         """The command's result; events that come before it are dropped."""
         request: dict[str, Any] = {"execute": command}
         if arguments:
@@ -63,8 +65,9 @@ class Qmp:
     def __enter__(self) -> Qmp:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _line(self, deadline: float) -> dict[str, Any]:
