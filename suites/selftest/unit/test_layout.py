@@ -37,6 +37,7 @@ RANKS = {
     "harness/strategies.py": 4,
     "reports": 3,
     "harness/inventory": 4,
+    "harness/kernel_log_table.py": 3,
     "harness/kernel_log.py": 4,
     "harness/ssh.py": 5,
     "harness/lab": 6,
