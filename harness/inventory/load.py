@@ -141,14 +141,21 @@ def _real_path(loc: marked_yaml.Path, data: Any) -> marked_yaml.Path:
     path: list[str | int] = []
     at: Any = data
     for position, part in enumerate(loc):
-        if (isinstance(at, Mapping) and part in at) or (
-            isinstance(at, list) and isinstance(part, int) and part < len(at)
-        ):
-            at = at[part]
+        known, child = _child(at, part)
+        if known:
+            at = child
         elif position != len(loc) - 1 or part == "[key]" or not isinstance(at, Mapping) or _is_branch(part):
             continue
         path.append(part)
     return tuple(path)
+
+
+def _child(at: Any, part: str | int) -> tuple[bool, Any]:
+    if isinstance(at, Mapping):
+        return part in at, at.get(part)
+    if isinstance(at, list) and isinstance(part, int) and part < len(at):
+        return True, at[part]
+    return False, None
 
 
 def _is_branch(part: str | int) -> bool:
