@@ -50,3 +50,7 @@ class Judgement:
         self.violations.extend(other.violations)
         self.cells.update(other.cells)
         self.arcs += other.arcs
+
+    def seen(self) -> Judgement:
+        """The same without its violations: what a program that is still being shrunk has exercised."""
+        return Judgement(self.checked, [], self.cells, self.arcs)

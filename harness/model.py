@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -246,7 +247,7 @@ class ModelAgent:
         memory = bytes(self.memory)
         if self.bad("save-differs"):
             memory = memory[:-1] + bytes([self.saves & 0xFF])
-        tail = hashlib.md5(memory).digest()  # noqa: S324 - a checksum
+        tail = hashlib.md5(memory).digest()
         return memory + tail
 
     def op_set_state(
@@ -286,7 +287,7 @@ class ModelAgent:
         if refused == way or (self.bad("combination-refused") and len(way) > 3):
             raise OSError(errno.EBUSY, "")
         result: dict[str, Any] = {"state": state, "data_fd": -1, "cloexec": not self.bad("no-cloexec")}
-        for a, b in zip(way, way[1:], strict=False):
+        for a, b in itertools.pairwise(way):
             self._arc(a, b)
             self.state = b
         if self.bad("state-not-executed") and state == S.STOP:
@@ -323,7 +324,7 @@ class ModelAgent:
         elif b == S.STOP_COPY and self.session is not None:
             body = self._stream()
             if self.bad("pre-copy-misses-change"):
-                body = self.pre_memory + hashlib.md5(self.pre_memory).digest()  # noqa: S324
+                body = self.pre_memory + hashlib.md5(self.pre_memory).digest()
             if self.bad("pre-copy-unread-lost") and self.session.pos == 0:
                 self.session.data = b""
             if self.bad("mixed-stream-refused") and self.session.pos:
@@ -331,7 +332,7 @@ class ModelAgent:
             self.session.data += body
         if a == S.RESUMING:
             self._load()
-        if a in SAVING_GROUP and b not in SAVING_GROUP or a == S.RESUMING:
+        if (a in SAVING_GROUP and b not in SAVING_GROUP) or a == S.RESUMING:
             lives = {
                 S.STOP_COPY: "stop-copy-fd-lives",
                 S.PRE_COPY: "pre-copy-fd-lives",
@@ -354,7 +355,7 @@ class ModelAgent:
         assert session is not None
         data = session.data
         body, tail = data[8:24], data[24:40]
-        ok = data[:8] == _MAGIC and len(data) == 40 and tail == hashlib.md5(body).digest()  # noqa: S324
+        ok = data[:8] == _MAGIC and len(data) == 40 and tail == hashlib.md5(body).digest()
         if self.bad("own-stream-refused"):
             ok = False
         if self.bad("segments-matter") and session.segments > 1:
@@ -505,7 +506,7 @@ class ModelAgent:
         if self.bad("read-too-much") and n == 1:
             n = 2
         if self.bad("segments-of-reads-matter") and n == 7 and session.data:
-            session.data = session.data[:-1] + bytes([session.data[-1] ^ 1])
+            session.data = session.data[:-1] + b"\xee"
         data = session.data[session.pos : session.pos + n]
         if data or not n:
             session.pos += len(data)
@@ -526,7 +527,7 @@ class ModelAgent:
             try:
                 got = self._read(self.slots[fd], chunks[k % len(chunks)])
             except OSError as e:
-                end, error = "errno", e.errno
+                end, error = "errno", e.errno or 0
                 break
             if not got:
                 end = "eof"
@@ -546,8 +547,8 @@ class ModelAgent:
         self, fd: str, hex: str = "", from_: str = "", off: int = 0, n: int | None = None
     ) -> dict[str, Any]:
         data = bytes.fromhex(hex) if not from_ else self.slots[from_][off : off + (n or 0)]
-        n = self._write(self.slots[fd], data)
-        return {"ret": n, "n": n}
+        taken = self._write(self.slots[fd], data)
+        return {"ret": taken, "n": taken}
 
     def _write(self, session: _Session, data: bytes) -> int:
         if session.saving:
@@ -590,7 +591,7 @@ class ModelAgent:
             try:
                 self._write(self.slots[fd], piece)
             except OSError as e:
-                error = e.errno
+                error = e.errno or 0
                 break
             done, k = done + len(piece), k + 1
         return {"ret": done if not error else -1, "n": done, "errno": error}
@@ -626,11 +627,8 @@ class ModelAgent:
             raise OSError(errno.ENOTTY if self.bad("info-wrong-errno") else errno.EINVAL, "")
         if session.saving and not session.alive:
             raise OSError(errno.ENODEV, "")
-        if (
-            self.bad("no-info")
-            and self.state == S.PRE_COPY
-            or self.bad("no-info-p2p")
-            and self.state == S.PRE_COPY_P2P
+        if (self.bad("no-info") and self.state == S.PRE_COPY) or (
+            self.bad("no-info-p2p") and self.state == S.PRE_COPY_P2P
         ):
             raise OSError(errno.EINVAL, "")
         left = len(session.data) - session.pos
@@ -737,21 +735,25 @@ class ModelAgent:
                     bits |= 3 if got is not None and res["cloexec"] else 1 if got is not None else 0
                     bits |= 16 if res["state"] != target else 0
             except OSError as e:
-                error = e.errno
+                error = e.errno or 0
             bits |= 4 if held is not None else 0
             state = self.op_get_state("d")["state"]
             old = 0xFE
-            group = lambda x: 1 if x in SAVING_GROUP else 2 if x == S.RESUMING else 0
-            if held is not None and (got is not None or group(before) != group(state)):
+
+            if held is not None and (got is not None or _group(before) != _group(state)):
                 try:
                     old = 0xFD if self._read(held, 1) else 0
                 except OSError as e:
-                    old = e.errno
+                    old = e.errno or 0
                 held = None
             if got is not None:
                 held = got
             recs += bytes([error, state, bits, old])
         return {"recs": base64.b64encode(recs).decode(), "n": len(recs) // 4}
+
+
+def _group(state: int) -> int:
+    return 1 if state in SAVING_GROUP else 2 if state == S.RESUMING else 0
 
 
 class _PartialError(OSError):

@@ -9,7 +9,7 @@ only its author knows (this digest must equal that one).  Both can be recomputed
 from __future__ import annotations
 
 import errno as errnos
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.concurrent import judge_concurrent
@@ -21,6 +21,8 @@ from harness.tracker import Tracker
 __all__ = ["Judgement", "Violation", "applicable", "judge"]
 
 Record = Mapping[str, Any]
+Records = Mapping[tuple[str | None, int], Record]
+"""Trace records by thread (None: the main thread) and index."""
 
 
 def migration_flags(capabilities: Mapping[str, Any]) -> Mig:
@@ -49,7 +51,7 @@ def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
     return ""
 
 
-_COMPARE = {
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
     "<": lambda a, b: a < b,
@@ -62,25 +64,25 @@ _COMPARE = {
 }
 
 
-def _value(term: Any, records: Mapping[int, Record]) -> Any:
-    """A term of a claim: `{"op": i, "field": f}` is looked up in the trace, all else is itself.
+def _value(term: Any, records: Records) -> Any:
+    """A term of a claim: `{"op": i, "field": f, "t": thread}` is looked up in the trace, all else is itself.
 
     Raises KeyError where the operation did not run or has no such field.
     """
     if isinstance(term, Mapping):
-        record = records[int(term["op"])]
+        record = records[term.get("t"), int(term["op"])]
         if record.get("skipped"):
             raise KeyError("skipped")
         return record[term["field"]]
     return term
 
 
-def _holds(test: Sequence[Any], records: Mapping[int, Record]) -> bool:
+def _holds(test: Sequence[Any], records: Records) -> bool:
     left, compare, right = test
     return bool(_COMPARE[compare](_value(left, records), _value(right, records)))
 
 
-def _judge_claims(program: Mapping[str, Any], records: Mapping[int, Record], out: Judgement) -> None:
+def _judge_claims(program: Mapping[str, Any], records: Records, out: Judgement) -> None:
     for claim in program.get("claims", ()):
         try:
             if not all(_holds(t, records) for t in claim.get("when", ())):
@@ -115,14 +117,15 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
     out = Judgement()
     threads = program["threads"]
     main = threads[0]
-    records = {int(r["i"]): r for r in trace if r["t"] == main["name"]}
+    records: dict[tuple[str | None, int], Record] = {(r["t"], int(r["i"])): r for r in trace}
+    records |= {(None, i): r for (t, i), r in list(records.items()) if t == main["name"]}
     if len(threads) > 1:
         judge_concurrent(migration_flags(capabilities), capabilities, program, trace, out)
     else:
         tracker = Tracker(migration_flags(capabilities), capabilities, out, program)
         for index, (name, args) in enumerate(main["ops"]):
-            if index not in records:
+            if (None, index) not in records:
                 break
-            tracker.step(index, name, args, records[index])
+            tracker.step(index, name, args, records[None, index])
     _judge_claims(program, records, out)
     return out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds programs together with their claims: what a test sends, what the oracle judges, what replay saves."""
+"""Builds programs with their claims: what a test sends, what the oracle judges, what replay saves."""
 
 from __future__ import annotations
 

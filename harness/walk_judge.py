@@ -46,7 +46,7 @@ def _good(flags: Mig) -> dict[int, tuple[int, tuple[str, ...], str]]:
         for target in range(RESET):
             way = path(cur, target, flags)
             if way is None:
-                clauses = (_refusal(cur, target, flags), "MIG-050", "MIG-052", "MIG-059")
+                clauses: tuple[str, ...] = (_refusal(cur, target, flags), "MIG-050", "MIG-052", "MIG-059")
                 table[cur << 24 | target << 16 | cur << 8] = (cur, clauses, "refused")
             elif cur == S.RESUMING and len(way) > 1:
                 for end in (cur, S.STOP):  # no data was written: it must fail, and may have stopped
@@ -161,7 +161,7 @@ def _slow(
             errno_name(error),
         )
         if error == 0:
-            clause = {
+            by_state = {
                 S.RUNNING: "MIG-141",
                 S.STOP: "MIG-140",
                 S.RUNNING_P2P: "MIG-140",
@@ -169,7 +169,7 @@ def _slow(
                 S.ERROR: "MIG-133",
             }
             check(
-                clause.get(State(cur), "MIG-142"),
+                by_state.get(State(cur), "MIG-142"),
                 state == S.RUNNING,
                 f"RUNNING after {where}",
                 name_of(state),

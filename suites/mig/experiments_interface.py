@@ -304,7 +304,7 @@ def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
 
 
 def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-090, MIG-091.  The opt-in lasts until the device is closed: the last experiment's own fd."""
+    """Clauses: MIG-090, MIG-091.  The opt-in lasts until the device is closed."""
     if not subject.has("precopy_info_v2"):
         return
     s = subject.script()

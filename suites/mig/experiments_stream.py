@@ -210,7 +210,7 @@ def a_damaged_stream_is_refused_or_survived(subject: Subject) -> Iterator[Script
 
 
 def error_is_left_by_reset_only(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-130 to MIG-133.  Whatever may bring this device into ERROR, then everything that must fail there."""
+    """Clauses: MIG-130 to MIG-133.  What may bring this device into ERROR, then all that must fail there."""
     size = subject.data_size
     for damage in ([[0, 0xFF]], [[size // 2, 0xFF]], [[size - 1, 0xFF]], None):
         s = subject.script()

@@ -19,8 +19,9 @@ __all__ = ["Subject"]
 class Subject:
     """Capabilities probed on the device, and its profile's knowledge of where its state can be seen.
 
-    `state_regions`: [region, offset, length, access width]; `mutations`: lists of region writes (region,
-    offset, hex) that change the migrated state; `drains`: reads that change it (region, offset, count, width).
+    `state_regions`: [region, offset, length, access width]; `mutations`: lists of region writes
+    (region, offset, hex) that change the migrated state; `drains`: reads that change it (region, offset,
+    count, width).
     """
 
     capabilities: Mapping[str, Any]
@@ -89,7 +90,11 @@ class Subject:
                 [(w.region, w.offset, w.data.hex()) for w in m.writes]
                 for m in profile.present_mutations(sizes)
             ],
-            [(d.region, d.offset, d.count, d.width) for d in profile.present_drains(sizes)],
+            [
+                (d.region, d.offset, d.count, d.width)
+                for d in getattr(profile, "drains", ())
+                if sizes.get(d.region, 0) >= d.offset + d.width
+            ],
             seed,
             int(capabilities.get("stream_bytes") or 1 << 20),
             random.Random(seed),

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.script import Script
-from harness.spec.fsm import OUT_OF_RANGE, Mig, S, reachable_by_set, states
+from harness.spec.fsm import Mig, S, reachable_by_set, states
 from harness.walk_judge import RESET
 
 __all__ = ["sweep_programs", "sweep_targets"]
 
 
 def sweep_targets(flags: Mig) -> tuple[int, ...]:
-    """Targets of a SET: the declared states; ERROR and values outside the enum have experiments of their own."""
+    """Targets of a SET: the declared states; ERROR and numbers outside the enum are tried elsewhere."""
     return tuple(int(s) for s in sorted(states(flags)) if s != S.ERROR)
 
 
