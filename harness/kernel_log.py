@@ -12,15 +12,15 @@ Formats: Linux 6.x and 7.x, `kernel/panic.c`, `lib/bug.c`, `mm/kasan/report.c`, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+
+from harness.kernel_log_table import FUNC, STARTERS, Severity, Starter
 
 __all__ = ["Event", "Record", "Window", "parse_dmesg", "taint_names", "window"]
 
 Record = tuple[int, int, int, str]
 """(priority, sequence number, microseconds since boot, text)"""
-Severity = Literal["finding", "note"]
 
 _MAX_LINES = 300
 _MAX_LINE = 1000
@@ -32,9 +32,8 @@ _MAX_EVENTS = 200
 class Event:
     """One report of the kernel.
 
-    `kind`: null-deref, page-fault, gpf, oops, bug, warn, refcount, list-corruption, kasan (and its siblings), ubsan,
-    lockdep, sleeping, rcu-stall, soft-lockup, hard-lockup, hung-task, kmemleak, slub, iommu-fault, aer,
-    machine-check, oom, panic, unfinished.  `device` is a full PCI address where the line names one.
+    `kind` is one of `harness.kernel_log_table`, refcount or list-corruption (a WARN or BUG whose message
+    says so), or unfinished (its first line is missing).  `device` is a full PCI address where the line names one.
     """
 
     kind: str
@@ -54,155 +53,28 @@ class Window:
     lost: bool = False
 
     def findings(self, device: str | None = None) -> tuple[Event, ...]:
-        """Events that speak against the device with PCI address `device`.
+        """Events that speak against the device with PCI address `device` (None: one without an address).
 
-        An event that names a PCI device counts only for that one; an IOMMU fault that names none counts for nobody.
+        An event that names a PCI device counts only for that one; an IOMMU fault that names none for nobody.
         """
         mine = _bdf(device) if device else None
-        return tuple(
-            event
-            for event in self.events
-            if event.severity == "finding"
-            and (event.device == mine if event.device or event.kind == "iommu-fault" else True)
-            and not (event.kind == "iommu-fault" and event.device is None)
-        )
 
+        def against(event: Event) -> bool:
+            if event.device is None:
+                return event.kind != "iommu-fault"
+            return event.device == mine
 
-# -- lines that begin an event
+        return tuple(event for event in self.events if event.severity == "finding" and against(event))
 
-_FUNC = r"(?P<func>[A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
-_BDF = r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]"
-_LOCKDEP = (
-    r"possible circular locking dependency detected|possible recursive locking detected|"
-    r"\S+-safe -> \S+-unsafe lock order detected|inconsistent lock state|"
-    r"possible irq lock inversion dependency detected|bad unlock balance detected|bad contention detected|"
-    r"held lock freed|lock held when returning to user space|suspicious RCU usage|Nested lock was not taken|"
-    r"chain_key collision|Invalid wait context|Mutex still has locks held"
-)
-_Namer = Callable[[re.Match[str]], str]
-
-
-@dataclass(frozen=True)
-class _Starter:
-    kind: str
-    pattern: re.Pattern[str]
-    base: _Namer
-    ends: Literal["trace", "rule", "task", "line"]
-    """What ends it: the end-of-trace marker, a rule of equal signs, the end of its call trace, its own line."""
-    severity: Severity = "finding"
-
-
-def _fixed(text: str) -> _Namer:
-    return lambda match: text
-
-
-def _group(form: str) -> _Namer:
-    return lambda match: _stable(form.format(**{k: v or "" for k, v in match.groupdict().items()}))
-
-
-def _s(kind: str, pattern: str, base: str, ends: str = "trace", severity: str = "finding") -> _Starter:
-    namer = _group(base) if "{" in base else _fixed(base)
-    return _Starter(kind, re.compile(pattern), namer, ends, severity)  # type: ignore[arg-type]
-
-
-# In this order: the first that matches is taken.
-_STARTERS: tuple[_Starter, ...] = (
-    _s("kasan", rf"^BUG: KASAN: (?P<what>[\w-]+)(?: in {_FUNC})?", "KASAN: {what}", "rule"),
-    _s("kfence", rf"^BUG: KFENCE: (?P<what>[\w -]+?)(?: in {_FUNC})?$", "KFENCE: {what}", "rule"),
-    _s("kmsan", rf"^BUG: KMSAN: (?P<what>[\w-]+) in {_FUNC}", "KMSAN: {what}", "rule"),
-    _s("kcsan", rf"^BUG: KCSAN: (?P<what>[\w-]+) in {_FUNC}", "KCSAN: {what}", "rule"),
-    _s("ubsan", r"^UBSAN: (?P<what>[\w -]+) in (?P<file>[^ :]+):", "UBSAN: {what}"),
-    _s("null-deref", r"^BUG: kernel NULL pointer dereference", "kernel NULL pointer dereference"),
-    _s("null-deref", r"^Unable to handle kernel NULL pointer deref", "kernel NULL pointer dereference"),
-    _s("page-fault", r"^BUG: unable to handle (?:page fault|kernel paging request)", "kernel page fault"),
-    _s(
-        "page-fault",
-        r"^Unable to handle kernel (?:paging request|access|execute|read|write)",
-        "kernel page fault",
-    ),
-    _s("gpf", r"^(?:Oops: )?general protection fault", "general protection fault"),
-    _s("bug", r"^kernel BUG at ", "kernel BUG"),
-    _s("oops", r"^(?:Internal error: )?Oops(?: - |: )(?P<what>[A-Za-z][A-Za-z ]+)?", "Oops {what}"),
-    _s(
-        "oops",
-        r"^(?:divide error|invalid opcode|double fault|stack segment|traps: PANIC: double fault)\b",
-        "Oops",
-    ),
-    _s("lockdep", rf"^(?:WARNING: |\[ BUG: |INFO: )(?P<what>{_LOCKDEP})", "lockdep: {what}", "task"),
-    _s("lockdep", r"^WARNING: .+/\d+ still has locks held!", "lockdep: task still has locks held", "task"),
-    _s("warn", rf"^WARNING: .*?{_FUNC}", "WARNING"),
-    _s("warn", r"^WARNING: (?:CPU: \d+ PID: \d+ at |at 0x|[\w./-]+\.[chS]:\d+ at )", "WARNING"),
-    _s(
-        "sleeping",
-        r"^BUG: sleeping function called from invalid",
-        "sleeping function in atomic context",
-        "task",
-    ),
-    _s("sleeping", r"^BUG: scheduling while atomic", "scheduling while atomic", "task"),
-    _s("soft-lockup", r"^(?:watchdog: )?BUG: soft lockup - CPU#\d+ stuck", "soft lockup", "task"),
-    _s("hard-lockup", r"Watchdog detected hard LOCKUP", "hard lockup", "task"),
-    _s(
-        "rcu-stall",
-        r"^rcu: INFO: \S+ (?:self-detected|detected(?: expedited)?) stalls? on CPU",
-        "RCU stall",
-        "task",
-    ),
-    _s(
-        "hung-task", r"^INFO: task .+:\d+ (?:<\S+> )?blocked.* for more than \d+ seconds", "task hung", "task"
-    ),
-    _s("slub", r"^BUG (?P<cache>[\w-]+) \(.*\): (?P<what>.+)", "slab {cache}: {what}", "task"),
-    _s("bug", r"^BUG: (?P<what>Bad page \w+|[\w -]{4,60})", "BUG: {what}", "task"),
-    _s("kmemleak", r"^kmemleak: \d+ new suspected memory leaks", "kmemleak: new suspects", "line", "note"),
-    _s(
-        "iommu-fault",
-        rf"^DMAR: \[(?P<what>DMA Read|DMA Write|INTR-REMAP)[^\]]*\] Request device \[(?P<bdf>{_BDF})\]"
-        r".*\[fault reason (?P<code>\w+)\] ?(?P<why>.*)",
-        "DMAR: {what} fault: {why}",
-        "line",
-    ),
-    _s(
-        "iommu-fault",
-        rf"^(?:\S+ )?(?P<bdf>{_BDF})?(?:: )?AMD-Vi: Event logged \[(?P<what>[A-Z_]+)(?: device=(?P<bdf2>{_BDF}))?",
-        "AMD-Vi: {what}",
-        "line",
-    ),
-    _s(
-        "iommu-fault",
-        rf"^arm-smmu-v3 \S+: event: (?P<what>\w+) client: (?P<bdf>{_BDF})?",
-        "SMMUv3: {what}",
-        "line",
-    ),
-    _s("iommu-fault", r"^arm-smmu-v3 \S+: event (?P<code>0x[0-9a-f]{2}) received:", "SMMUv3: event", "line"),
-    _s("iommu-fault", r"^arm-smmu \S+: Unhandled context fault", "SMMU: context fault", "line"),
-    _s(
-        "iommu-fault", r"^virtio_iommu \S+: (?P<what>\w+) fault from EP", "virtio-iommu: {what} fault", "line"
-    ),
-    _s(
-        "aer",
-        rf"^\S+ (?P<bdf>{_BDF}): PCIe Bus Error: severity=(?P<what>[^,]+), type=(?P<why>[^,]+)",
-        "AER: {what}, {why}",
-        "line",
-        "note",
-    ),
-    _s("machine-check", r"^(?:mce: )?(?:\{\d+\})?\[Hardware Error\]: ", "machine check", "line", "note"),
-    _s(
-        "oom",
-        r"^(?:Out of memory|Memory cgroup out of memory): Killed process",
-        "out of memory",
-        "line",
-        "note",
-    ),
-    _s("panic", r"^Kernel panic - not syncing: (?P<what>[^:]+)", "kernel panic: {what}"),
-)
 
 _CUT = re.compile(r"^-+\[ cut here \]-+$")
 _END_TRACE = re.compile(r"^---\[ end (?:trace|Kernel panic)")
 _RULE = re.compile(r"^={20,}$")
-_TRACE = re.compile(r"^(?:Call [Tt]race:|stack backtrace:)")
+_TRACE = re.compile(r"^\s*Call [Tt]race:")
 _TASK_END = re.compile(r"^\s*</TASK>")
-_FRAME = re.compile(rf"^\s*(?:\[<[0-9a-f]+>\] )?{_FUNC}(?: \[(?P<module>[\w-]+)[^\]]*\])?")
+_FRAME = re.compile(rf"^\s*(?:\[<[0-9a-f]+>\] )?{FUNC}(?: \[(?P<module>[\w-]+)[^\]]*\])?")
 _AT = re.compile(
-    rf"^\s*(?:RIP: [0-9a-f]{{4}}:|pc : |epc : |NIP \[[0-9a-f]+\] ){_FUNC}(?: \[(?P<module>[\w-]+)[^\]]*\])?"
+    rf"^\s*(?:RIP: [0-9a-f]{{4}}:|pc : |epc : |NIP \[[0-9a-f]+\] ){FUNC}(?: \[(?P<module>[\w-]+)[^\]]*\])?"
 )
 # Part of an oops that is open already.
 _FURTHER = re.compile(
@@ -213,6 +85,7 @@ _FOLLOWS = re.compile(
     r"^Kernel panic - not syncing: (?:Fatal exception|Oops|.*(?:panic_on_\w+ set|hung_task|lockup))"
 )
 _LAB_PANIC = re.compile(r"Out of memory|Attempted to kill init|VFS: |No working init|System is deadlocked")
+_LIST = re.compile(r"^list_(?:add|del) (?:corruption|double add)")
 _FAULT_INJECTION = re.compile(r"^FAULT_INJECTION: forcing a failure")
 _OOPSES = frozenset({"null-deref", "page-fault", "gpf", "oops", "bug"})
 _STALLS = frozenset({"soft-lockup", "hard-lockup", "rcu-stall", "hung-task"})
@@ -227,17 +100,12 @@ _MACHINERY = re.compile(
     r"lockdep_\w+|reacquire_held_locks|debug_\w+|__might_\w+|__schedule\w*|schedule\w*|preempt_schedule\w*|"
     r"_raw_\w+lock\w*|(?:__)?mutex_(?:un)?lock\w*|__mutex_\w+|(?:down|up)_(?:read|write)\w*|rwsem_\w+|"
     r"wait_for_completion\w*|__wait_for_common|rcu_\w+|watchdog_\w+|__hrtimer_\w+|hrtimer_\w+|"
-    r"do_syscall_64|x64_sys_call|entry_SYSCALL\w*|ret_from_\w+|invoke_syscall\w*|el0\w*|el1\w*|do_el0\w*)$"
+    r"memcpy\w*|memset\w*|memmove\w*|_copy_(?:from|to)_\w+|rep_movs\w*|kfree\w*|kvfree\w*|kmem_cache_free\w*|"
+    r"check_bytes_and_report|check_object|free_to_partial_list|object_err|slab_err|bad_page|free_unref_\w+|"
+    r"io_schedule\w*|bit_wait\w*|do_syscall_64|x64_sys_call|entry_SYSCALL\w*|ret_from_\w+|invoke_syscall\w*|el0\w*|el1\w*|do_el0\w*)$"
 )
 _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*$")
 _OURS = re.compile(r"^(?:vfio|iommufd|mdev|iommu_)")
-
-
-def _stable(text: str) -> str:
-    """`text` without what differs from run to run."""
-    text = re.sub(r"\b(?:0x)?[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b", "ADDR", text)
-    text = re.sub(r"(?<![\w])\d+\b", "N", text)
-    return " ".join(text.split())[:200].rstrip(" .!")
 
 
 def _bdf(text: str) -> str:
@@ -250,7 +118,7 @@ def _bdf(text: str) -> str:
 class _Open:
     """An event being read; `starter` is unknown while only the line that cuts has been seen."""
 
-    starter: _Starter | None
+    starter: Starter | None
     base: str = ""
     device: str | None = None
     lines: list[str] = field(default_factory=list)
@@ -262,7 +130,7 @@ class _Open:
     def kind(self) -> str:
         return self.starter.kind if self.starter else ""
 
-    def begin(self, starter: _Starter, match: re.Match[str]) -> None:
+    def begin(self, starter: Starter, match: re.Match[str]) -> None:
         self.starter, self.base = starter, starter.base(match)
         groups = match.groupdict()
         address = groups.get("bdf2") or groups.get("bdf")
@@ -338,8 +206,8 @@ def _lines(records: Iterable[Record]) -> Iterable[str]:
                 yield line.rstrip().replace("\t", "        ")
 
 
-def _start(line: str) -> tuple[_Starter, re.Match[str]] | None:
-    for starter in _STARTERS:
+def _start(line: str) -> tuple[Starter, re.Match[str]] | None:
+    for starter in STARTERS:
         match = starter.pattern.search(line)
         if match:
             return starter, match
@@ -360,6 +228,7 @@ def window(records: Sequence[Record], lost: bool = False) -> Window:
     """The events in `records`, oldest first; repeats of one event are one with a count."""
     events: list[Event] = []
     current: _Open | None = None
+    previous = ""
     for line in _lines(records):
         found = _start(line.strip()) if line else None
         joins = current is not None and (
@@ -370,10 +239,10 @@ def window(records: Sequence[Record], lost: bool = False) -> Window:
         if current and (_CUT.match(line) or _FAULT_INJECTION.match(line) or (found and not joins)):
             events.append(current.event())
             current = None
-        if _CUT.match(line):
-            current = _Open(None)
-        elif found and current is None:
-            current = _Open(None)
+        if current is None and (_CUT.match(line) or found):
+            # With BUG_ON_DATA_CORRUPTION the message stands above the line that cuts.
+            current = _Open(None, lines=[previous] if _LIST.match(previous) else [])
+        previous = line
         if current is None:
             continue
         if found and current.starter is None:
