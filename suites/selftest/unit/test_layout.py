@@ -43,6 +43,8 @@ RANKS = {
     "harness/lab": 6,
     "harness/client.py": 6,
     "harness/provision.py": 7,
+    # What an experiment is given; fixtures make it, chapters use it.
+    "suites/mig/subject.py": 8,
     "fixtures": 9,
     "suites": 10,
     "harness/commands": 11,
