@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from harness.profiles import load_profile, profile_names
 
@@ -93,8 +93,13 @@ def _mdev_parent(value: str) -> str:
     return value
 
 
-Id = Annotated[str, AfterValidator(_word)]
-Bdf = Annotated[str, AfterValidator(_bdf)]
+def _pattern(pattern: re.Pattern[str]) -> dict[str, JsonValue]:
+    """For editors: JSON Schema's spelling of what the validator checks."""
+    return {"pattern": f"^{pattern.pattern.removesuffix(chr(92) + 'Z')}$"}
+
+
+Id = Annotated[str, AfterValidator(_word), Field(json_schema_extra=_pattern(_WORD))]
+Bdf = Annotated[str, AfterValidator(_bdf), Field(json_schema_extra=_pattern(_BDF))]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Address = Annotated[str, AfterValidator(_address)]
 User = Annotated[str, AfterValidator(_user)]

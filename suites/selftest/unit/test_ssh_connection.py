@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from harness.errors import LabError
@@ -113,9 +114,12 @@ def test_connection_notices_that_the_server_went_away(sshd):
 def test_nagle_is_off(sshd, monkeypatch):
     options = []
     original = socket.socket.setsockopt
-    monkeypatch.setattr(
-        socket.socket, "setsockopt", lambda self, *args: (options.append(args[:2]), original(self, *args))[1]
-    )
+
+    def record(self, *arguments):
+        options.append(arguments[:2])
+        return original(self, *arguments)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", record)
     SshHost().connect(sshd.spec()).close()
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY) in options
 
@@ -174,10 +178,12 @@ def test_changed_host_key_shows_both_fingerprints(sshd, tmp_path):
 
 def test_host_key_is_verified_before_the_user_key_is_shown(sshd, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "suites.selftest.unit.loopback_sshd._Server.check_auth_publickey",
-        lambda *args: asked.append(args) or 1,
-    )
+
+    def record(self, username, key):
+        asked.append(username)
+        return paramiko.common.AUTH_FAILED
+
+    monkeypatch.setattr("suites.selftest.unit.loopback_sshd._Server.check_auth_publickey", record)
     sshd.pin(make_key(tmp_path / "other"))
     refusal(sshd.spec())
     assert asked == []
