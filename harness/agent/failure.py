@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception the agent answers a request with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Failure"]
+
+
+class Failure(Exception):
+    """A request that cannot be carried out.
+
+    `kind` says whose fault it is: `usage` (the request is wrong), `lab` (the host is not as needed), `agent`
+    (a bug here).  `detail` is a JSON-able dict.
+    """
+
+    def __init__(self, kind: str, message: str, **detail: Any) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.detail = detail

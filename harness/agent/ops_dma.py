@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations on iommufd, the legacy container, and device dirty page logging."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from fcntl import ioctl
+from typing import Any, Callable
+
+from harness.uapi import iommufd, vfio
+
+from .failure import Failure
+from .ops_vfio import raw_ioctl
+from .slots import Context
+
+__all__ = ["OPS"]
+
+_MAP_RW = iommufd.IOMMU_IOAS_MAP_WRITEABLE | iommufd.IOMMU_IOAS_MAP_READABLE
+_DMA_RW = vfio.VFIO_DMA_MAP_FLAG_READ | vfio.VFIO_DMA_MAP_FLAG_WRITE
+
+
+def _call(fd: int, number: int, request: Any) -> tuple[int, int, Any]:
+    """Make an ioctl on a struct; return (ret, errno, the struct as the kernel left it)."""
+    buffer = bytearray(request)
+    ret, error = raw_ioctl(fd, number, buffer)
+    return ret, error, type(request).from_buffer_copy(bytes(buffer))
+
+
+def _with_size(cls: Any, **fields: Any) -> Any:
+    return cls(size=ctypes.sizeof(cls), **fields)
+
+
+def open_iommufd(ctx: Context, a: dict[str, Any]) -> Any:
+    ctx.slots.put_fd(a["out"], os.open("/dev/iommu", os.O_RDWR | os.O_CLOEXEC))
+
+
+def open_container(ctx: Context, a: dict[str, Any]) -> Any:
+    ctx.slots.put_fd(a["out"], os.open("/dev/vfio/vfio", os.O_RDWR | os.O_CLOEXEC))
+
+
+def ioas_alloc(ctx: Context, a: dict[str, Any]) -> Any:
+    request = _with_size(iommufd.iommu_ioas_alloc, flags=a.get("flags", 0))
+    ret, error, answer = _call(ctx.fds[a["fd"]], iommufd.IOMMU_IOAS_ALLOC, request)
+    if not error and "out" in a:
+        ctx.ints[a["out"]] = answer.out_ioas_id
+    return {"ret": ret, "errno": error, "ioas": answer.out_ioas_id}
+
+
+def ioas_map(ctx: Context, a: dict[str, Any]) -> Any:
+    flags = a.get("flags", _MAP_RW | (iommufd.IOMMU_IOAS_MAP_FIXED_IOVA if "iova" in a else 0))
+    request = _with_size(
+        iommufd.iommu_ioas_map, flags=flags, ioas_id=ctx.number(a["ioas"]),
+        user_va=ctx.maps[a["mem"]].at(a.get("off", 0), 0), length=a["n"], iova=a.get("iova", 0),
+    )  # fmt: skip
+    ret, error, answer = _call(ctx.fds[a["fd"]], iommufd.IOMMU_IOAS_MAP, request)
+    if not error and "out" in a:
+        ctx.ints[a["out"]] = answer.iova
+    return {"ret": ret, "errno": error, "iova": answer.iova}
+
+
+def ioas_unmap(ctx: Context, a: dict[str, Any]) -> Any:
+    request = _with_size(
+        iommufd.iommu_ioas_unmap, ioas_id=ctx.number(a["ioas"]), iova=a["iova"], length=a["n"]
+    )
+    ret, error, answer = _call(ctx.fds[a["fd"]], iommufd.IOMMU_IOAS_UNMAP, request)
+    return {"ret": ret, "errno": error, "length": answer.length}
+
+
+def hwpt_alloc(ctx: Context, a: dict[str, Any]) -> Any:
+    request = _with_size(
+        iommufd.iommu_hwpt_alloc, flags=a.get("flags", 0), dev_id=ctx.number(a["devid"]),
+        pt_id=ctx.number(a["pt"]),
+    )  # fmt: skip
+    ret, error, answer = _call(ctx.fds[a["fd"]], iommufd.IOMMU_HWPT_ALLOC, request)
+    if not error and "out" in a:
+        ctx.ints[a["out"]] = answer.out_hwpt_id
+    return {"ret": ret, "errno": error, "hwpt": answer.out_hwpt_id}
+
+
+def destroy(ctx: Context, a: dict[str, Any]) -> Any:
+    request = _with_size(iommufd.iommu_destroy, id=ctx.number(a["id"]))
+    ret, error, _ = _call(ctx.fds[a["fd"]], iommufd.IOMMU_DESTROY, request)
+    return {"ret": ret, "errno": error}
+
+
+def group_status(ctx: Context, a: dict[str, Any]) -> Any:
+    request = vfio.vfio_group_status(argsz=a.get("argsz", 8))
+    ret, error, answer = _call(ctx.fds[a["fd"]], vfio.VFIO_GROUP_GET_STATUS, request)
+    return {"ret": ret, "errno": error, "flags": answer.flags}
+
+
+def group_set_container(ctx: Context, a: dict[str, Any]) -> Any:
+    ioctl(ctx.fds[a["fd"]], vfio.VFIO_GROUP_SET_CONTAINER, bytearray(struct.pack("=i", ctx.fds[a["container"]])))
+
+
+def group_unset_container(ctx: Context, a: dict[str, Any]) -> Any:
+    ioctl(ctx.fds[a["fd"]], vfio.VFIO_GROUP_UNSET_CONTAINER)
+
+
+def group_get_device_fd(ctx: Context, a: dict[str, Any]) -> Any:
+    name = a.get("name")
+    if name is None:
+        if "dev" not in a:
+            raise Failure("usage", "group_get_device_fd needs dev or name")
+        device = ctx.device(a["dev"])
+        # the name a group knows is the one of the sysfs device: a BDF or a UUID
+        name = device.get("device_name") or os.path.basename(device.get("debugfs") or "") or device.get("name")
+    if not isinstance(name, str):
+        raise Failure("usage", "devices.%s has no device_name" % a.get("dev"))
+    fd = ioctl(ctx.fds[a["fd"]], vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0"), True)
+    ctx.slots.put_fd(a["out"], fd)
+
+
+def container_set_iommu(ctx: Context, a: dict[str, Any]) -> Any:
+    return {"ret": ioctl(ctx.fds[a["fd"]], vfio.VFIO_SET_IOMMU, a["type"])}
+
+
+def check_extension(ctx: Context, a: dict[str, Any]) -> Any:
+    return {"ret": ioctl(ctx.fds[a["fd"]], vfio.VFIO_CHECK_EXTENSION, a["ext"])}
+
+
+def api_version(ctx: Context, a: dict[str, Any]) -> Any:
+    return {"ret": ioctl(ctx.fds[a["fd"]], vfio.VFIO_GET_API_VERSION)}
+
+
+def dma_map(ctx: Context, a: dict[str, Any]) -> Any:
+    request = vfio.vfio_iommu_type1_dma_map(
+        argsz=32, flags=a.get("flags", _DMA_RW), vaddr=ctx.maps[a["mem"]].at(a.get("off", 0), 0),
+        iova=a["iova"], size=a["n"],
+    )  # fmt: skip
+    ret, error, _ = _call(ctx.fds[a["fd"]], vfio.VFIO_IOMMU_MAP_DMA, request)
+    return {"ret": ret, "errno": error}
+
+
+def dma_unmap(ctx: Context, a: dict[str, Any]) -> Any:
+    request = vfio.vfio_iommu_type1_dma_unmap(argsz=24, flags=a.get("flags", 0), iova=a["iova"], size=a["n"])
+    ret, error, answer = _call(ctx.fds[a["fd"]], vfio.VFIO_IOMMU_UNMAP_DMA, request)
+    return {"ret": ret, "errno": error, "length": answer.size}
+
+
+def _feature(ctx: Context, a: dict[str, Any], flags: int, payload: Any) -> tuple[int, int]:
+    body = bytes(payload)
+    buffer = bytearray(struct.pack("=II", 8 + len(body), flags) + body)
+    return raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_FEATURE, buffer)
+
+
+def dma_logging_start(ctx: Context, a: dict[str, Any]) -> Any:
+    ranges = a["ranges"]
+    for item in ranges:
+        if not (isinstance(item, list) and len(item) == 2 and all(isinstance(v, int) for v in item)):
+            raise Failure("usage", "dma_logging_start: ranges: %r is not [iova, length]" % (item,))
+    # A program may claim more ranges than it gives: room for what a kernel may read before it refuses.
+    room = max(len(ranges), min(a.get("num_ranges", 0), 65536), 1)
+    array = (vfio.vfio_device_feature_dma_logging_range * room)()
+    for index, (iova, length) in enumerate(ranges):
+        array[index].iova, array[index].length = iova, length
+    control = vfio.vfio_device_feature_dma_logging_control(
+        page_size=a["page_size"], num_ranges=a.get("num_ranges", len(ranges)), ranges=ctypes.addressof(array)
+    )
+    setattr(control, "__reserved", a.get("reserved", 0))  # noqa: B010  (written out, Python would mangle it)
+    flags = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START
+    ret, error = _feature(ctx, a, flags, control)
+    return {"ret": ret, "errno": error}
+
+
+def dma_logging_stop(ctx: Context, a: dict[str, Any]) -> Any:
+    ret, error = _feature(ctx, a, vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, b"")
+    return {"ret": ret, "errno": error}
+
+
+def dma_logging_report(ctx: Context, a: dict[str, Any]) -> Any:
+    """Ask for the dirty bitmap.  `preset` fills the buffer first; `bitmap` is the whole buffer afterwards, in hex,
+    with 64 guard bytes in front and behind of which `guard` says whether they were left alone; `off` misaligns it."""
+    size, off = a["bitmap_bytes"], a.get("off", 0)
+    room = bytearray(b"\xa5" * (64 + off) + bytes(size) + b"\xa5" * 64)
+    preset = bytes.fromhex(a.get("preset", ""))[:size]
+    room[64 + off : 64 + off + len(preset)] = preset
+    array = (ctypes.c_uint8 * len(room)).from_buffer(room)
+    request = vfio.vfio_device_feature_dma_logging_report(
+        iova=a["iova"], length=a["length"], page_size=a["page_size"],
+        bitmap=ctypes.addressof(array) + 64 + off,
+    )  # fmt: skip
+    flags = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT
+    ret, error = _feature(ctx, a, flags, request)
+    data = bytes(array)
+    guard = data[: 64 + off] == b"\xa5" * (64 + off) and data[64 + off + size :] == b"\xa5" * 64
+    return {"ret": ret, "errno": error, "bitmap": data[64 + off : 64 + off + size].hex(), "guard": guard}
+
+
+OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
+    "open_iommufd": open_iommufd, "open_container": open_container, "ioas_alloc": ioas_alloc,
+    "ioas_map": ioas_map, "ioas_unmap": ioas_unmap, "hwpt_alloc": hwpt_alloc, "destroy": destroy,
+    "group_status": group_status, "group_set_container": group_set_container,
+    "group_unset_container": group_unset_container, "group_get_device_fd": group_get_device_fd,
+    "container_set_iommu": container_set_iommu, "check_extension": check_extension,
+    "api_version": api_version, "dma_map": dma_map, "dma_unmap": dma_unmap,
+    "dma_logging_start": dma_logging_start, "dma_logging_stop": dma_logging_stop,
+    "dma_logging_report": dma_logging_report,
+}  # fmt: skip

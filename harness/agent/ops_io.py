@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations that any fd understands: read, write, bytes, poll, fcntl, dup, close, eventfd."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import select
+import socket
+import struct
+from typing import Any, Callable
+
+from .failure import Failure
+from .opspec import MAX_IO_BYTES
+from .slots import Context, libc, libc_error
+
+__all__ = ["OPS"]
+
+_SHOWN_BYTES = 256
+_EFD_CLOEXEC, _EFD_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
+_POLL = {
+    "IN": select.POLLIN, "OUT": select.POLLOUT, "PRI": select.POLLPRI, "ERR": select.POLLERR,
+    "HUP": select.POLLHUP, "NVAL": select.POLLNVAL, "RDHUP": select.POLLRDHUP,
+}  # fmt: skip
+
+
+def _data(data: bytes) -> dict[str, Any]:
+    return {
+        "ret": len(data), "n": len(data), "hex": data[:_SHOWN_BYTES].hex(),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }  # fmt: skip
+
+
+def _source(ctx: Context, a: dict[str, Any]) -> bytes:
+    if "from" in a:
+        blob: bytes = ctx.blobs[a["from"]]
+        off = a.get("off", 0) if "from" in a else 0
+        return blob[off : off + a["n"]] if "n" in a else blob[off:]
+    return bytes.fromhex(a.get("hex", ""))
+
+
+def _flipped(data: bytes, flips: list[Any]) -> bytes:
+    changed = bytearray(data)
+    for item in flips:
+        if not (isinstance(item, list) and len(item) == 2 and all(isinstance(v, int) for v in item)):
+            raise Failure("usage", "flip: %r is not [byte offset, xor]" % (item,))
+        if 0 <= item[0] < len(changed):
+            changed[item[0]] ^= item[1] & 0xFF
+    return bytes(changed)
+
+
+def read(ctx: Context, a: dict[str, Any]) -> Any:
+    data = os.read(ctx.fds[a["fd"]], a["n"])
+    if "keep" in a:
+        ctx.blobs[a["keep"]] = data
+    return _data(data)
+
+
+def read_all(ctx: Context, a: dict[str, Any]) -> Any:
+    """Read until the end, an error or `max_bytes`, in `chunks`; `end` says which of them it was."""
+    fd = ctx.fds[a["fd"]]
+    chunks = a.get("chunks") or [1 << 16]
+    limit = a.get("max_bytes", MAX_IO_BYTES)
+    parts: list[bytes] = []
+    have = reads = error = 0
+    end = "max"
+    while have < limit and ctx.remaining_s() > 0:
+        try:
+            part = os.read(fd, min(chunks[reads % len(chunks)], limit - have))
+        except OSError as e:
+            end, error = "errno", e.errno or errno.EIO
+            break
+        reads += 1
+        if not part:
+            end = "eof"
+            break
+        parts.append(part)
+        have += len(part)
+    data = b"".join(parts)
+    if "keep" in a:
+        ctx.blobs[a["keep"]] = data
+    return {
+        "ret": -1 if error else have, "errno": error, "n": have, "reads": reads, "end": end,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }  # fmt: skip
+
+
+def write(ctx: Context, a: dict[str, Any]) -> Any:
+    wrote = os.write(ctx.fds[a["fd"]], _source(ctx, a))
+    return {"ret": wrote, "n": wrote}
+
+
+def write_all(ctx: Context, a: dict[str, Any]) -> Any:
+    """Write all bytes of a slot in `chunks`; stops at the first failing write, or one that takes nothing."""
+    fd = ctx.fds[a["fd"]]
+    data = _flipped(_source(ctx, a), a.get("flip", [])) * a.get("repeat", 1)
+    if len(data) > MAX_IO_BYTES:
+        raise Failure("usage", "write_all: %d bytes are more than the %d allowed" % (len(data), MAX_IO_BYTES))
+    chunks = a.get("chunks") or [1 << 16]
+    done = writes = error = 0
+    while done < len(data) and ctx.remaining_s() > 0:
+        try:
+            wrote = os.write(fd, data[done : done + chunks[writes % len(chunks)]])
+        except OSError as e:
+            error = e.errno or errno.EIO
+            break
+        writes += 1
+        done += wrote
+        if not wrote:
+            break
+    return {"ret": -1 if error else done, "errno": error, "n": done, "writes": writes}
+
+
+def make_bytes(ctx: Context, a: dict[str, Any]) -> Any:
+    data = _source(ctx, a) + b"".join(ctx.blobs[name] for name in a.get("concat", []))
+    data = _flipped(data, a.get("flip", []))
+    if len(data) > MAX_IO_BYTES:
+        raise Failure("usage", "bytes: %d bytes are more than the %d allowed" % (len(data), MAX_IO_BYTES))
+    ctx.blobs[a["out"]] = data
+    return {"n": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _file_offset(value: int) -> int:
+    return value if value < 1 << 63 else value - (1 << 64)  # as the kernel sees an off_t
+
+
+def pread(ctx: Context, a: dict[str, Any]) -> Any:
+    data = os.pread(ctx.fds[a["fd"]], a["n"], _file_offset(a["off"]))
+    if "keep" in a:
+        ctx.blobs[a["keep"]] = data
+    return _data(data)
+
+
+def pwrite(ctx: Context, a: dict[str, Any]) -> Any:
+    data = ctx.blobs[a["from"]] if "from" in a else bytes.fromhex(a.get("hex", ""))
+    wrote = os.pwrite(ctx.fds[a["fd"]], data, _file_offset(a["off"]))
+    return {"ret": wrote, "n": wrote}
+
+
+def lseek(ctx: Context, a: dict[str, Any]) -> Any:
+    whence = getattr(os, a.get("whence", "SEEK_SET"), None) if a.get("whence", "SEEK_").startswith("SEEK_") else None
+    if whence is None:
+        raise Failure("usage", "lseek: whence=%r is not SEEK_SET, SEEK_CUR or SEEK_END" % a["whence"])
+    at = os.lseek(ctx.fds[a["fd"]], _file_offset(a["off"]), whence)
+    return {"ret": at, "n": at}
+
+
+def poll(ctx: Context, a: dict[str, Any]) -> Any:
+    mask = 0
+    for name in a.get("events", ["IN"]):
+        if name not in _POLL:
+            raise Failure("usage", "poll: %r is not an event; valid are %s" % (name, ", ".join(_POLL)))
+        mask |= _POLL[name]
+    poller = select.poll()
+    poller.register(ctx.fds[a["fd"]], mask)
+    ready = poller.poll(min(a.get("timeout_ms", 0), ctx.remaining_s() * 1000))
+    got = ready[0][1] if ready else 0
+    return {"ret": len(ready), "revents": [name for name, bit in _POLL.items() if got & bit]}
+
+
+def do_fcntl(ctx: Context, a: dict[str, Any]) -> Any:
+    if a["cmd"] not in ("F_GETFD", "F_SETFD", "F_GETFL", "F_SETFL"):
+        raise Failure("usage", "fcntl: cmd=%r is not F_GETFD, F_SETFD, F_GETFL or F_SETFL" % a["cmd"])
+    value = fcntl.fcntl(ctx.fds[a["fd"]], getattr(fcntl, a["cmd"]), a.get("arg", 0) & 0x7FFFFFFF)
+    return {"ret": value, "value": value}
+
+
+def dup(ctx: Context, a: dict[str, Any]) -> Any:
+    command = fcntl.F_DUPFD_CLOEXEC if a.get("cloexec") else fcntl.F_DUPFD
+    ctx.slots.put_fd(a["out"], fcntl.fcntl(ctx.fds[a["fd"]], command, 3))
+
+
+def close(ctx: Context, a: dict[str, Any]) -> Any:
+    fd = ctx.fds[a["fd"]]
+    del ctx.fds[a["fd"]]  # whatever close says, Linux has released the number
+    os.close(fd)
+
+
+def pipe(ctx: Context, a: dict[str, Any]) -> Any:
+    for name, fd in zip(a["out"], os.pipe()):
+        ctx.slots.put_fd(name, fd)
+
+
+def socketpair(ctx: Context, a: dict[str, Any]) -> Any:
+    for name, sock in zip(a["out"], socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)):
+        ctx.slots.put_fd(name, sock.detach())
+
+
+def send_fd(ctx: Context, a: dict[str, Any]) -> Any:
+    fd = struct.pack("=i", ctx.fds[a["fd"]])
+    sock = socket.socket(fileno=ctx.fds[a["sock"]])
+    try:
+        sock.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd)])
+    finally:
+        sock.detach()
+
+
+def recv_fd(ctx: Context, a: dict[str, Any]) -> Any:
+    number = ctx.fds[a["sock"]]
+    wait_ms = min(a.get("timeout_ms", MAX_IO_BYTES), max(0.0, ctx.remaining_s() - 0.2) * 1000)
+    poller = select.poll()
+    poller.register(number, select.POLLIN)
+    if not poller.poll(wait_ms):
+        raise OSError(errno.ETIMEDOUT, "no fd came")
+    sock = socket.socket(fileno=number)
+    try:
+        _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    finally:
+        sock.detach()
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
+            ctx.slots.put_fd(a["out"], struct.unpack_from("=i", data)[0])
+            return None
+    raise OSError(errno.ENOMSG, "the message carried no fd")
+
+
+def eventfd(ctx: Context, a: dict[str, Any]) -> Any:
+    flags = _EFD_CLOEXEC | (_EFD_NONBLOCK if a.get("nonblock", True) else 0)
+    fd = libc.eventfd(a.get("init", 0), flags)
+    if fd < 0:
+        raise libc_error()
+    ctx.slots.put_fd(a["out"], fd)
+
+
+def eventfd_read(ctx: Context, a: dict[str, Any]) -> Any:
+    fd = ctx.fds[a["fd"]]
+    if a.get("timeout_ms"):
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        poller.poll(min(a["timeout_ms"], ctx.remaining_s() * 1000))
+    data = os.read(fd, 8)
+    return {"ret": len(data), "value": struct.unpack("=Q", data)[0] if len(data) == 8 else None}
+
+
+def eventfd_write(ctx: Context, a: dict[str, Any]) -> Any:
+    return {"ret": os.write(ctx.fds[a["fd"]], struct.pack("=Q", a.get("value", 1)))}
+
+
+OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
+    "read": read, "read_all": read_all, "write": write, "write_all": write_all, "bytes": make_bytes,
+    "pread": pread, "pwrite": pwrite, "lseek": lseek, "poll": poll, "fcntl": do_fcntl, "dup": dup,
+    "close": close, "pipe": pipe, "socketpair": socketpair, "send_fd": send_fd, "recv_fd": recv_fd,
+    "eventfd": eventfd, "eventfd_read": eventfd_read, "eventfd_write": eventfd_write,
+}  # fmt: skip

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations on threads and processes: barrier, sleep, and the control of actors."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Callable
+
+from .actor import Actor
+from .failure import Failure
+from .slots import Context
+
+__all__ = ["OPS"]
+
+# Says which of the descriptors it is told about survived exec.
+_EXEC_PROBE = """
+import os, sys, json
+def alive(n):
+    try:
+        os.fstat(n)
+        return True
+    except OSError:
+        return False
+print(json.dumps([alive(int(a)) for a in sys.argv[1:]]))
+"""
+
+
+def barrier(ctx: Context, a: dict[str, Any]) -> Any:
+    # Gives up a little before the program does, so that who is late is reported as hung and not who waits.
+    try:
+        ctx.shared.barrier(a["name"], a["parties"]).wait(max(0.001, ctx.remaining_s() - 0.2))
+    except threading.BrokenBarrierError:
+        raise OSError(errno.ETIMEDOUT, "barrier %s was not reached by all" % a["name"])
+
+
+def sleep(ctx: Context, a: dict[str, Any]) -> Any:
+    time.sleep(min(a["ms"] / 1000, ctx.remaining_s()))
+
+
+def fork(ctx: Context, a: dict[str, Any]) -> Any:
+    if a["actor"] in ctx.slots.actors:
+        raise Failure("usage", "fork: actor %r exists already" % a["actor"])
+    actor = Actor.start(a["actor"], ctx.slots, ctx.devices)
+    ctx.slots.actors[a["actor"]] = actor
+    ctx.shared.actor_started()
+    return {"pid": actor.pid}
+
+
+def kill(ctx: Context, a: dict[str, Any]) -> Any:
+    name = a.get("signal", "SIGKILL")
+    number = getattr(signal, name, None) if name.startswith("SIG") and "_" not in name else None
+    if number is None:
+        raise Failure("usage", "kill: signal=%r is not a signal such as SIGKILL" % name)
+    ctx.slots.actors[a["actor"]].signal(int(number))
+
+
+def exit_actor(ctx: Context, a: dict[str, Any]) -> Any:
+    ctx.slots.actors[a["actor"]].hang_up()
+
+
+def wait(ctx: Context, a: dict[str, Any]) -> Any:
+    limit_s = min(a.get("timeout_ms", 3_600_000) / 1000, max(0.0, ctx.remaining_s() - 0.2))
+    status = ctx.slots.actors[a["actor"]].wait(limit_s)
+    if status is None:
+        raise OSError(errno.ETIMEDOUT, "actor %s did not end" % a["actor"])
+    ctx.slots.actors.pop(a["actor"]).end()
+    signaled = os.WIFSIGNALED(status)
+    return {"code": None if signaled else os.WEXITSTATUS(status), "signal": os.WTERMSIG(status) if signaled else 0}
+
+
+def exec_self(ctx: Context, a: dict[str, Any]) -> Any:
+    numbers = [str(ctx.fds[name]) for name in a["fds"]]
+    probe = [sys.executable, "-I", "-S", "-c", _EXEC_PROBE] + numbers
+    child = subprocess.Popen(probe, close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        out, _ = child.communicate(timeout=max(1.0, ctx.remaining_s() - 0.2))
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+        raise OSError(errno.ETIMEDOUT, "the exec'ed process did not answer")
+    alive = json.loads(out.decode("ascii") or "[]")
+    if len(alive) != len(numbers):
+        raise Failure("agent", "the exec'ed process ended with status %d" % child.returncode)
+    return {"open": dict(zip(a["fds"], alive))}
+
+
+OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
+    "barrier": barrier, "sleep": sleep, "fork": fork, "kill": kill, "exit": exit_actor, "wait": wait,
+    "exec_self": exec_self,
+}  # fmt: skip

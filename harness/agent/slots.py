@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named slots: what the operations of a program hand to each other, and the context they run in."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import time
+from typing import Any
+
+from .failure import Failure
+
+__all__ = ["Context", "Mapping", "NoSlot", "Slots", "libc", "libc_error"]
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+]  # fmt: skip
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+libc.write.restype = ctypes.c_ssize_t
+libc.read.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+libc.read.restype = ctypes.c_ssize_t
+
+
+def libc_error() -> OSError:
+    """Return the OSError of the last failed libc call of this thread."""
+    number = ctypes.get_errno() or errno.EIO
+    return OSError(number, os.strerror(number))
+
+
+class NoSlot(Exception):
+    """An operation names a slot that does not exist, because what makes it failed or did not run."""
+
+
+class _SlotDict(dict):  # type: ignore[type-arg]
+    def __missing__(self, name: str) -> Any:
+        raise NoSlot(name)
+
+
+class _FdDict(_SlotDict):
+    def __missing__(self, name: Any) -> Any:
+        if isinstance(name, int):  # a raw number, for negative tests
+            return name
+        raise NoSlot(name)
+
+
+class Mapping:
+    """Memory of this process that operations name: an mmap of a fd or anonymous memory."""
+
+    __slots__ = ("address", "base", "length", "total")
+
+    def __init__(self, address: int, length: int, base: int, total: int) -> None:
+        self.address = address  # what operations see, aligned as asked
+        self.length = length
+        self.base = base  # what munmap takes
+        self.total = total
+
+    def at(self, off: int, count: int) -> int:
+        """Return the address of `count` bytes at `off`; Failure where they are not all inside."""
+        if off + count > self.length:
+            raise Failure("usage", "offset %d plus %d is outside the mapping of %d bytes" % (off, count, self.length))
+        return self.address + off
+
+
+class Slots:
+    """The slots of one session.  `keep` names what outlives a program."""
+
+    def __init__(self) -> None:
+        self.fds = _FdDict()
+        self.ints = _SlotDict()
+        self.blobs = _SlotDict()
+        self.maps = _SlotDict()
+        self.actors = _SlotDict()
+        self.replaced: list[int] = []  # fds whose slot was taken by a later one; open until the program ends
+        self.keep: set[str] = set()
+
+    def put_fd(self, name: str | None, fd: int) -> None:
+        """Store `fd` in slot `name`; an fd that was there stays open until the end of the program."""
+        if name is None:
+            self.replaced.append(fd)
+            return
+        if name in self.fds:
+            self.replaced.append(self.fds[name])
+        self.fds[name] = fd
+
+    def close_rest(self, keep: set[str] | frozenset[str]) -> None:
+        """Close and forget every slot that is not in `keep`."""
+        for name in [n for n in self.actors if n not in keep]:
+            self.actors.pop(name).end()
+        for name in [n for n in self.maps if n not in keep]:
+            mapping = self.maps.pop(name)
+            libc.munmap(mapping.base, mapping.total)
+        while self.replaced:
+            _close(self.replaced.pop())
+        for name in [n for n in self.fds if n not in keep]:
+            _close(self.fds.pop(name))
+        for values in (self.ints, self.blobs):
+            for name in [n for n in values if n not in keep]:
+                del values[name]
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
+class Context:
+    """What one thread of a program works with; not shared between threads."""
+
+    def __init__(self, slots: Slots, devices: dict[str, Any], deadline_ns: int, shared: Any) -> None:
+        self.slots = slots
+        self.fds = slots.fds
+        self.ints = slots.ints
+        self.blobs = slots.blobs
+        self.maps = slots.maps
+        self.devices = devices
+        self.deadline_ns = deadline_ns
+        self.shared = shared  # the Run: barriers and actors, which all threads of a program share
+        self.buffer = bytearray(16)  # scratch of the migration state ioctls
+
+    def remaining_s(self) -> float:
+        """Return how long this program may still run, in seconds, never negative."""
+        return max(0.0, (self.deadline_ns - time.monotonic_ns()) / 1e9)
+
+    def device(self, name: str) -> dict[str, Any]:
+        """Return the program's device `name`."""
+        return self.devices[name]  # type: ignore[no-any-return]
+
+    def number(self, value: Any) -> int:
+        """Return an `id` argument: a number as it is, a name from its integer slot."""
+        return value if isinstance(value, int) else self.ints[value]
