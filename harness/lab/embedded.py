@@ -197,6 +197,11 @@ class EmbeddedLab:
         """Process id of QEMU while it runs."""
         return self._instance.qemu_pid()
 
+    @property
+    def keeper_pid(self) -> int | None:
+        """Process id of QEMU's keeper while it runs."""
+        return self._instance.keeper_pid()
+
     def reset(self, progress: Progress | None = None) -> None:
         """A fresh machine at the same address, from the saved one: guest and devices keep nothing.
 

@@ -91,6 +91,11 @@ class Instance:
         pids = self._pids()
         return pids[1][0] if len(pids) == 2 and start_time(pids[1][0]) == pids[1][1] else None
 
+    def keeper_pid(self) -> int | None:
+        """The keeper's process id while it runs."""
+        pids = self._pids()
+        return pids[0][0] if pids and start_time(pids[0][0]) == pids[0][1] else None
+
     def qmp(self) -> Qmp:
         """A session with QEMU; the caller closes it."""
         return Qmp(self.folder / "qmp")

@@ -63,8 +63,8 @@ def run_dir() -> Path:
             f"run folder {place} is not a private folder of uid {os.getuid()} (mode 0700); "
             "remove it or set XDG_RUNTIME_DIR to a private folder"
         )
-    # 64 bytes: the longest lab name, a slash and the longest socket name.
-    if len(str(place)) + 64 > _MAX_SOCKET_PATH:
+    # 52 bytes: two slashes, the longest lab name and the longest socket name.
+    if len(str(place)) + 52 > _MAX_SOCKET_PATH:
         raise UsageError(
             f"run folder {place} is too long for a unix socket ({_MAX_SOCKET_PATH} bytes with "
             "the lab's name); set XDG_RUNTIME_DIR to a shorter folder"
