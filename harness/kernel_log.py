@@ -32,7 +32,7 @@ _MAX_EVENTS = 200
 class Event:
     """One report of the kernel.
 
-    `kind` is one of `harness.kernel_log_table`, refcount or list-corruption (a WARN or BUG whose message
+    `kind` is one of `harness.kernel_log_table`, or refcount or list-corruption (a WARN or BUG that
     says so), or unfinished (its first line is missing).  `device` is a full PCI address where the line names one.
     """
 
@@ -72,7 +72,7 @@ _END_TRACE = re.compile(r"^---\[ end (?:trace|Kernel panic)")
 _RULE = re.compile(r"^={20,}$")
 _TRACE = re.compile(r"^\s*Call [Tt]race:")
 _TASK_END = re.compile(r"^\s*</TASK>")
-_FRAME = re.compile(rf"^\s*(?:\[<[0-9a-f]+>\] )?{FUNC}(?: \[(?P<module>[\w-]+)[^\]]*\])?")
+_FRAME = re.compile(rf"^\s*(?:\[<[0-9a-f]+>\] )?(?P<guess>\? )?{FUNC}(?: \[(?P<module>[\w-]+)[^\]]*\])?")
 _AT = re.compile(
     rf"^\s*(?:RIP: [0-9a-f]{{4}}:|pc : |epc : |NIP \[[0-9a-f]+\] ){FUNC}(?: \[(?P<module>[\w-]+)[^\]]*\])?"
 )
@@ -92,7 +92,7 @@ _STALLS = frozenset({"soft-lockup", "hard-lockup", "rcu-stall", "hung-task"})
 
 # Frames that report or enter: they are the same whatever went wrong.
 _MACHINERY = re.compile(
-    r"^(?:dump_stack\w*|show_stack|show_regs|sched_show_task|print_\w+|kasan_\w+|__kasan_\w+|__(?:asan|hwasan)_\w+|"
+    r"^(?:panic|vpanic|dump_stack\w*|show_stack|show_regs|sched_show_task|print_\w+|kasan_\w+|__kasan_\w+|__(?:asan|hwasan)_\w+|"
     r"check_region_inline|__warn\w*|warn_slowpath\w*|report_bug|__report_bug|handle_bug|die\w*|__die\w*|oops_\w+|"
     r"page_fault_oops|do_error_trap|do_user_addr_fault|do_kern_addr_fault|exc_\w+|asm_\w+|sysvec_\w+|"
     r"ubsan_\w+|__ubsan_\w+|handle_overflow|__refcount_\w+|refcount_\w+|__list_\w+|check_data_corruption|"
@@ -123,6 +123,8 @@ class _Open:
     device: str | None = None
     lines: list[str] = field(default_factory=list)
     frames: list[tuple[str, bool]] = field(default_factory=list)
+    guesses: list[tuple[str, bool]] = field(default_factory=list)
+    """Frames with a question mark: all there is on a kernel without an unwinder."""
     in_trace: bool = False
     traced: bool = False
 
@@ -151,7 +153,8 @@ class _Open:
         elif self.in_trace:
             frame = _FRAME.match(line)
             if frame:
-                self.frames.append((_plain(frame["func"]), bool(frame["module"])))
+                into = self.guesses if frame["guess"] else self.frames
+                into.append((_plain(frame["func"]), bool(frame["module"])))
             elif (
                 not line.strip()
                 or _TASK_END.match(line)
@@ -160,8 +163,11 @@ class _Open:
                 self.in_trace = False
 
     def event(self) -> Event:
-        names = list(dict.fromkeys(name for name, _ in self.frames))
-        telling = [name for name in names if not _MACHINERY.match(name)] or names
+        telling: list[str] = []
+        for known in (self.frames, self.guesses):
+            names = list(dict.fromkeys(name for name, _ in known))
+            telling = telling or [name for name in names if not _MACHINERY.match(name)]
+        telling = telling or list(dict.fromkeys(name for name, _ in self.frames))
         frames = tuple(telling[:_MAX_FRAMES])
         if self.starter is None:
             return Event(
@@ -174,7 +180,9 @@ class _Open:
         access = re.search(r"^(Read|Write) of size \d+", text, re.M) if kind == "kasan" else None
         if access:
             base += f" {access[1]}"
-        if kind in _STALLS and not any(module or _OURS.match(name) for name, module in self.frames):
+        if kind in _STALLS and not any(
+            module or _OURS.match(name) for name, module in self.frames + self.guesses
+        ):
             severity = "note"  # a starved lab host stalls too: only a stack in the driver speaks against it
         if kind == "panic" and _LAB_PANIC.search(text):
             severity = "note"

@@ -12,7 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from reports.text import MAX_LINE, MAX_TEXT, clip, clip_json, one_line
 
@@ -70,19 +78,26 @@ def _lines(value: Any) -> Any:
     return [*value[:half], f"[... {len(value) - 2 * half} lines left out]", *value[-half:]]
 
 
-def _state(value: Any) -> Any:
-    return value.removeprefix("VFIO_DEVICE_STATE_") if isinstance(value, str) else value
+def _state(value: str) -> str:
+    name = value.removeprefix("VFIO_DEVICE_STATE_")
+    if name not in STATES:
+        raise ValueError(f"{value!r} is not one of {', '.join(STATES)}")
+    return name
+
+
+def _inside(value: str) -> str:
+    if ".." in value.split("/"):
+        raise ValueError(f"{value!r} leaves the folder of the run")
+    return value
 
 
 Text = Annotated[str, BeforeValidator(_text)]
 Line = Annotated[str, BeforeValidator(_line)]
 Lines = Annotated[list[Annotated[str, BeforeValidator(_log_line)]], BeforeValidator(_lines)]
-State = Annotated[
-    Literal["ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"],
-    BeforeValidator(_state),
-]
+State = Annotated[str, AfterValidator(_state), Field(json_schema_extra={"enum": list(STATES)})]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,199}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,254}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,254}$"), AfterValidator(_inside)]
+"""A file of the run, relative to its folder."""
 
 
 class _Record(BaseModel):
@@ -111,7 +126,7 @@ class Finding(_Record):
     """States and operations that led there, in words, in order."""
     source: Text = ""
     """The rule: file, struct or paragraph, citation."""
-    signature: str = Field("", pattern=r"^([0-9a-f]{16})?$")
+    signature: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
     program: dict[str, Any] | None = None
     trace: list[dict[str, Any]] = []
     kernel_log: Lines = []
@@ -177,7 +192,7 @@ class ArcResult(_Record):
     cur: State
     new: State
     verdict: ArcVerdict
-    count: int = Field(0, ge=0)
+    count: int = Field(default=0, ge=0)
     """How often it was tried."""
     path: Lines = []
     """States passed through, from `cur` to `new`."""
@@ -214,7 +229,7 @@ class DeviceResult(_Record):
 class Run(_Record):
     """A whole run: what `run.json` holds."""
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     suite: Line = ""
     """Version of the suite."""
     started: Line = ""

@@ -72,7 +72,7 @@ def _finding(clause: str, device: str, *, title: str, log: bool = False) -> Find
         ],
         kernel_log=SPLAT if log else [],
         replay=f"findings/{clause.lower()}-1.json",
-        explanation="The session that STOP_COPY began would go on with a stream that was already read to its end.",
+        explanation="The session would go on with a stream that was already read to its end.",
     )
 
 
@@ -104,12 +104,20 @@ def example_run() -> Run:
         _clause(2, "pass"),
         _clause(7, "fail", findings=[_finding("MIG-007", "0000:3b:00.1", title="a blocked arc was taken")]),
         _clause(9, "fail", findings=[_finding("MIG-009", "0000:3b:00.1", title=warn, log=True)]),
-        _clause(12, "advisory", "SHOULD", findings=[_finding("MIG-012", "0000:3b:00.1", title="size is zero")]),
+        _clause(
+            12, "advisory", "SHOULD", findings=[_finding("MIG-012", "0000:3b:00.1", title="size is zero")]
+        ),
         _clause(13, "inconclusive", reason="the lab host did not answer for 30 s while this clause ran"),
-        _clause(14, "waived", reason="waived until 2027-01-31: fixed in firmware 4.2 (https://example.org/1)"),
+        _clause(
+            14, "waived", reason="waived until 2027-01-31: fixed in firmware 4.2 (https://example.org/1)"
+        ),
         _clause(15, "not-applicable", reason="PROBE of DMA_LOGGING_START said ENOTTY"),
     ]
-    fine = [_clause(1, "pass"), _clause(2, "pass"), _clause(3, "not-applicable", reason="no P2P in MIGRATION")]
+    fine = [
+        _clause(1, "pass"),
+        _clause(2, "pass"),
+        _clause(3, "not-applicable", reason="no P2P in MIGRATION"),
+    ]
     full = Mig.STOP_COPY | Mig.P2P | Mig.PRE_COPY
     return Run(
         suite="0.1.0",
@@ -132,7 +140,9 @@ def example_run() -> Run:
                 capabilities={"migration": ["STOP_COPY", "P2P", "PRE_COPY"], "dma_logging": False},
                 verdict="non-conforming",
                 clauses=broken,
-                arcs=_arcs(full, {(State.STOP_COPY, State.PRE_COPY), (State.RUNNING_P2P, State.PRE_COPY_P2P)}),
+                arcs=_arcs(
+                    full, {(State.STOP_COPY, State.PRE_COPY), (State.RUNNING_P2P, State.PRE_COPY_P2P)}
+                ),
                 counts={"programs": 18231, "operations": 204117},
                 taint_before=4096,
                 taint_after=4608,
