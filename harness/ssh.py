@@ -11,6 +11,7 @@ goes wrong here is a `LabError`, and its one line says what to do.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -52,9 +53,8 @@ def fingerprint(key: paramiko.PKey) -> str:
 class SshTransport:
     """Bytes to and from one remote command (the Transport protocol of harness/client.py).
 
-    Guarantees: `recv_exact` gives exactly what was asked for or raises; no call outlives its deadline;
-    standard error is drained while waiting, so a talkative command never blocks, and its last 64 KiB are
-    kept.
+    Guarantees: no call outlives its deadline, and what came before it is kept; standard error is drained while
+    waiting, so a talkative command never blocks, and its last 64 KiB are kept.
     """
 
     def __init__(self, channel: paramiko.Channel, where: str) -> None:
@@ -79,10 +79,10 @@ class SshTransport:
                 raise self._broken(None)
             view = view[sent:]
 
-    def recv_exact(self, n: int, deadline_s: float) -> bytes:
-        """The next `n` bytes; TimeoutError past the deadline (what came is kept), EOFError at the end."""
+    def recv_exact(self, count: int, deadline_s: float) -> bytes:
+        """The next `count` bytes, fewer at the end of the stream; TimeoutError past the deadline."""
         end = time.monotonic() + deadline_s
-        while len(self._buffer) < n:
+        while len(self._buffer) < count:
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{self._where}: no answer within {deadline_s:g} s")
@@ -90,16 +90,16 @@ class SshTransport:
             # In slices: standard error must keep moving while standard output is silent.
             self._channel.settimeout(min(left, _SLICE_S))
             try:
-                data = self._channel.recv(max(n - len(self._buffer), 65536))
+                data = self._channel.recv(max(count - len(self._buffer), 65536))
             except TimeoutError:
                 continue
             except (OSError, EOFError, paramiko.SSHException):
                 data = b""
             if not data:
-                raise EOFError(f"{self._where}: the connection ended after {len(self._buffer)} of {n} bytes")
+                break
             self._buffer += data
-        result = bytes(self._buffer[:n])
-        del self._buffer[:n]
+        result = bytes(self._buffer[:count])
+        del self._buffer[:count]
         return result
 
     def stderr_tail(self) -> str:
@@ -121,8 +121,9 @@ class SshTransport:
         return None if status < 0 else status
 
     def close(self) -> None:
-        """Closes the channel: the command sees the end of its input."""
-        self._channel.close()
+        """Ends the command's input and closes the channel; never raises."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
 
     def _drain_stderr(self) -> None:
         while self._channel.recv_stderr_ready():
