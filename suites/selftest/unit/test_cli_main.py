@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -165,7 +166,7 @@ def test_every_command_loads_and_has_help(capsys, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_every_command_says_what_it_does(name):
-    def options(command: object, trail: str) -> list[str]:
+    def options(command: Any, trail: str) -> list[str]:
         mine = [
             f"{trail} {p.opts[0]}"
             for p in command.params
@@ -178,10 +179,10 @@ def test_every_option_of_every_command_says_what_it_does(name):
     assert options(load(name), name) == []
 
 
-def child(code: str, **more: object) -> subprocess.CompletedProcess[str]:
+def child(code: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, **more
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )
 
 
