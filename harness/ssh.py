@@ -53,8 +53,8 @@ def fingerprint(key: paramiko.PKey) -> str:
 class SshTransport:
     """Bytes to and from one remote command (the Transport protocol of harness/client.py).
 
-    Guarantees: no call outlives its deadline, and what came before it is kept; standard error is drained while
-    waiting, so a talkative command never blocks, and its last 64 KiB are kept.
+    Guarantees: no call outlives its deadline, and what came before it is kept; standard error is drained
+    while waiting, so a talkative command never blocks, and its last 64 KiB are kept.
     """
 
     def __init__(self, channel: paramiko.Channel, where: str) -> None:
