@@ -33,7 +33,8 @@ class Event:
     """One report of the kernel.
 
     `kind` is one of `harness.kernel_log_table`, or refcount or list-corruption (a WARN or BUG that
-    says so), or unfinished (its first line is missing).  `device` is a full PCI address where the line names one.
+    says so), or unfinished (its first line is missing).  `device` is a full PCI address, where the
+    line names one.
     """
 
     kind: str
