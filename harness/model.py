@@ -250,11 +250,7 @@ class ModelAgent:
         tail = hashlib.md5(memory).digest()
         return memory + tail
 
-    def op_set_state(
-        self, fd: str, state: int, out: str = "", argsz: int = 16, bad_address: bool = False
-    ) -> dict[str, Any]:
-        if bad_address and not self.bad("efault-ignored"):
-            raise OSError(errno.EFAULT, "")
+    def op_set_state(self, fd: str, state: int, out: str = "", argsz: int = 16) -> dict[str, Any]:
         if self.state == S.ERROR:
             self.refusals += 1
             if self.bad("error-forgotten") and self.refusals % 3 == 0:
@@ -398,6 +394,10 @@ class ModelAgent:
         shown = S.RUNNING if self.bad("get-stale") and self.state == S.RUNNING_P2P else self.state
         return {"state": int(shown), "data_fd": 3 if self.bad("get-data-fd") else -1}
 
+    def op_ioctl(self, fd: str, nr: int, arg: int) -> None:
+        if not self.bad("efault-ignored"):
+            raise OSError(errno.EFAULT, "")
+
     def op_reset(self, fd: str) -> None:
         if self.bad("reset-refused"):
             raise OSError(errno.EIO, "")
@@ -479,7 +479,11 @@ class ModelAgent:
         return {"num_regions": 1}
 
     def op_region_info(self, fd: str, index: int) -> dict[str, Any]:
-        return {"index": index, "size": 16, "v1_migration": self.bad("v1-region")}
+        return {
+            "index": index,
+            "size": 16,
+            "caps_hex": "020001000000000001000000" + ("01000000" if self.bad("v1-region") else "02000000"),
+        }
 
     # -- data
     def op_read(self, fd: str, n: int, keep: str = "") -> dict[str, Any]:
@@ -652,7 +656,7 @@ class ModelAgent:
             return {}
         raise OSError(errno.ESPIPE, "")
 
-    def op_lseek(self, fd: str, off: int, whence: int) -> dict[str, Any]:
+    def op_lseek(self, fd: str, off: int, whence: str) -> dict[str, Any]:
         return self._seek()
 
     def op_pread(self, fd: str, off: int, n: int) -> dict[str, Any]:

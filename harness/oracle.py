@@ -9,6 +9,7 @@ only its author knows (this digest must equal that one).  Both can be recomputed
 from __future__ import annotations
 
 import errno as errnos
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "in": lambda a, b: a in b,
     "not in": lambda a, b: a not in b,
     "contains": lambda a, b: b in a,
+    "lacks": lambda a, b: re.search(b, a) is None,
 }
 
 

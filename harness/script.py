@@ -58,7 +58,7 @@ class Script:
         """Index of the last SET."""
         return max(i for i, (name, _) in enumerate(self._ops) if name == "set_state")
 
-    def save(self, keep: str, chunks: Sequence[int] = (65536,), max_bytes: int = 1 << 28) -> int:
+    def save(self, keep: str, chunks: Sequence[int] = (65536,), max_bytes: int = 1 << 26) -> int:
         """From any running state: STOP_COPY, read the whole stream into the bytes slot, STOP.
 
         Returns the index of the `read_all`.
@@ -96,7 +96,8 @@ class Script:
     ) -> None:
         """Claim `trace[index].field compare value`; counted only where all of `when` hold.
 
-        `value` is a plain value or a `ref`; `compare` is one of == != < <= > >= in, not in, contains.
+        `value` is a plain value or a `ref`; `compare` is one of == != < <= > >= in, not in, contains, or
+        lacks (a regular expression that must not be found).
         """
         self._claims.append(
             {

@@ -128,8 +128,6 @@ class Tracker:
     def _op_set_state(self, i: int, args: Mapping[str, Any], rec: Mapping[str, Any]) -> None:
         new, error = int(args["state"]), int(rec["errno"])
         cur = self.state
-        if error == errnos.EFAULT and args.get("bad_address"):
-            return
         if args.get("argsz") is not None and int(args["argsz"]) < 16:
             self.out.check(
                 "MIG-009", error != 0, i, "refused: argsz does not hold the data", errno_name(error)

@@ -10,11 +10,11 @@ from harness.script import Script
 from harness.spec.fsm import S
 from suites.mig.subject import Subject
 
-MAX = 1 << 28
+MAX = 1 << 26
 
 
 def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-100 to MIG-103, MIG-119, MIG-120.  Any segmentation of reads and of writes."""
+    """Clauses: MIG-100 to MIG-104, MIG-119, MIG-120.  Any segmentation of reads and of writes."""
     fixed = {0: [65536], 1: [1], 2: [7]}
     for round_ in range(6):
         s = subject.script()

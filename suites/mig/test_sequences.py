@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase
@@ -11,21 +14,35 @@ from hypothesis import strategies as st
 from fixtures.plugin import Case
 from fixtures.rig import Rig
 from suites.mig.random_programs import concurrent_program, decode, race_program
-from suites.mig.sweep import sweep_programs
+from suites.mig.sweep import sweep_programs, sweep_targets
 
-PROGRAMS = 600
+PROGRAMS = 1500
+SWEEP_SHARE, RANDOM_SHARE = 0.4, 0.2
+"""Shares of the budget of a device."""
 OPERATIONS = 20
 RACES = 120
 
 
 def test_every_sequence_up_to_the_depth(rig: Rig, case: Case, request: pytest.FixtureRequest) -> None:
     """Clauses: MIG-022 to MIG-062, MIG-064 to MIG-067, MIG-106, MIG-111, MIG-113, MIG-140 to MIG-142."""
-    depth = int(request.config.getoption("--depth"))
+    longest, budget_s = int(request.config.getoption("--depth")), float(request.config.getoption("--budget"))
 
     def body() -> None:
-        subject = rig.subject("sweep")
-        for program in sweep_programs(subject.flags, depth):
-            rig.run(program)
+        flags = rig.subject("sweep").flags
+        depth = 1
+        while True:
+            begun = time.monotonic()
+            for program in sweep_programs(flags, depth):
+                rig.run(program)
+            # The next depth costs some (states) times this one.
+            if (
+                depth >= longest
+                or (time.monotonic() - begun) * len(sweep_targets(flags)) > SWEEP_SHARE * budget_s
+            ):
+                break
+            depth += 1
+        if depth < longest:
+            rig.notes.append(f"{rig.device_id}: every sequence up to {depth} instead of {longest}: --budget")
 
     case.run(body)
 
@@ -36,15 +53,10 @@ class Unseen(AssertionError):
 
 def test_random_programs_of_requests_and_io(rig: Rig, case: Case, request: pytest.FixtureRequest) -> None:
     """Clauses: MIG-022 to MIG-079, MIG-080 to MIG-093, MIG-140 to MIG-142."""
-    examples = max(20, int(PROGRAMS * float(request.config.getoption("--budget"))))
+    budget_s = float(request.config.getoption("--budget"))
     subject = rig.subject("random")
+    last: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
 
-    @hypothesis.settings(
-        max_examples=examples, deadline=None, database=None, phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck), print_blob=False,
-    )  # fmt: skip
-    @hypothesis.seed(subject.seed)
-    @hypothesis.given(st.binary(min_size=2, max_size=2 * OPERATIONS))
     def program_is_judged_clean(data: bytes) -> None:
         program = decode(data, subject)
         verdict, trace = rig.execute(program)
@@ -54,33 +66,41 @@ def test_random_programs_of_requests_and_io(rig: Rig, case: Case, request: pytes
             raise Unseen
         if rig.programs % 50 == 0:
             rig.read_log(program, trace)
-        last.append((program, trace))
-        del last[:-1]
-
-    last: list[tuple[dict[str, object], list[dict[str, object]]]] = []
+        last[:] = [(program, trace)]
 
     def body() -> None:
+        begun = time.monotonic()
+        for n in range(20):
+            rig.run(decode(bytes(range(n, n + 2 * OPERATIONS)), subject), log=False)
+        cost_s = (time.monotonic() - begun) / 20
+        settings = hypothesis.settings(
+            max_examples=max(50, min(PROGRAMS, int(RANDOM_SHARE * budget_s / cost_s))),
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+        )
+        programs = st.binary(min_size=2, max_size=2 * OPERATIONS)
+        trial = hypothesis.seed(subject.seed)(settings(hypothesis.given(programs)(program_is_judged_clean)))
         for _ in range(10):  # each round finds one kind of violation and shrinks it
             try:
-                program_is_judged_clean()
+                trial()
             except Unseen:
-                data = rig.last_program
-                rig.run(data)
+                rig.run(rig.last_program)
                 continue
             break
-        if last:
-            rig.read_log(*last[-1])
+        rig.read_log(*last[-1])
 
     case.run(body)
 
 
-def test_threads_act_as_if_in_some_order(rig: Rig, case: Case, request: pytest.FixtureRequest) -> None:
+def test_threads_act_as_if_in_some_order(rig: Rig, case: Case) -> None:
     """Clauses: MIG-160 to MIG-164."""
-    races = max(10, int(RACES * float(request.config.getoption("--budget"))))
 
     def body() -> None:
         subject = rig.subject("threads")
-        for number in range(races):
+        for number in range(RACES):
             make = race_program if number % 4 == 3 else concurrent_program
             rig.run(make(subject), log=number % 10 == 9)
         rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfiocert certify`: runs the chapters on devices and writes the verdict; a thin wrapper around pytest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness import __version__
+from harness.certification import Certification
+from harness.errors import (
+    EXIT_CONFORMING,
+    EXIT_NO_VERDICT,
+    EXIT_NON_CONFORMING,
+    HarnessError,
+    LabError,
+    UsageError,
+)
+from harness.inventory import EMBEDDED, load_inventory, select
+from harness.progress import open_progress
+from harness.spec.clause import all_clauses, matching
+from reports.records import RunWriter, load_waivers
+from reports.summary import print_summary
+
+__all__ = ["certify", "parse_budget"]
+
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
+_EXITS = {
+    "conforming": EXIT_CONFORMING,
+    "non-conforming": EXIT_NON_CONFORMING,
+    "inconclusive": EXIT_NO_VERDICT,
+}
+
+
+def parse_budget(text: str) -> float:
+    """Seconds in '90s', '10m', '2h' or a bare number of seconds; UsageError for anything else."""
+    match = _BUDGET.fullmatch(text)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]] if match else 0
+    if not 1 <= seconds <= 7 * 86400:
+        raise UsageError(f"--budget={text!r} is not a time such as 90s, 10m or 2h, from 1s to 168h")
+    return seconds
+
+
+def certify(
+    lab: Annotated[str, typer.Option(help="lab of labs.yaml, or 'embedded'")] = EMBEDDED,
+    device: Annotated[list[str] | None, typer.Option(help="device id; may be repeated")] = None,
+    budget: Annotated[str, typer.Option(help="time to aim at per device: 90s, 10m, 2h")] = "2m",
+    depth: Annotated[int, typer.Option(min=1, max=7, help="length of the exhaustive sequences, at most")] = 5,
+    kernel: Annotated[
+        str | None, typer.Option(help="embedded lab: a series (7.2, 6.12) or a built tree")
+    ] = None,
+    flavour: Annotated[
+        str, typer.Option(help="embedded lab: plain, or debug (KASAN, lockdep, UBSAN)")
+    ] = "plain",
+    module: Annotated[
+        list[Path] | None, typer.Option(help="FILE.ko that replaces a module; may be repeated")
+    ] = None,
+    clause: Annotated[list[str] | None, typer.Option(help="only clauses matching, e.g. 'MIG-03*'")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run [default: runs/TIME-LAB]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
+    workers: Annotated[int, typer.Option("-n", "--workers", min=1, max=64, help="devices at once")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="seed of every random choice [default: random]")
+    ] = None,
+    labs_file: Annotated[Path | None, typer.Option(help="inventory [default: labs.yaml]")] = None,
+) -> None:
+    """Certify devices: run every chapter, write the verdict and its reports.
+
+    \b
+    Examples:
+      vfiocert certify
+      vfiocert certify --lab mylab --device cx7-vf0 --budget 10m
+      vfiocert certify --flavour debug --clause 'MIG-10*'
+      vfiocert certify --out runs/nightly --resume
+
+    Exit status: 0 conforming, 1 non-conforming, 3 no verdict (the lab failed).
+    """
+    seconds = parse_budget(budget)
+    inventory = load_inventory(labs_file) if labs_file or lab != EMBEDDED else load_inventory()
+    targets = select(inventory, lab, device or [])
+    clauses = matching(tuple(clause or ()))
+    if not clauses:
+        first, last = all_clauses()[0].id, all_clauses()[-1].id
+        raise UsageError(
+            f"--clause={' '.join(clause or ())!r} matches no clause; they are {first} to {last}, see 'vfiocert clauses'"
+        )
+    for file in module or ():
+        if not file.is_file():
+            raise UsageError(f"--module={file}: no such file; name a built FILE.ko")
+    if lab != EMBEDDED and (kernel or flavour != "plain"):
+        raise UsageError("--kernel and --flavour choose the embedded lab's kernel; leave them out with --lab")
+    chosen = seed if seed is not None else random.SystemRandom().randrange(1 << 31)
+    folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{lab}"
+    waivers = load_waivers((labs_file or Path("labs.yaml")).with_name("waivers.yaml"))
+    writer = RunWriter(
+        folder, resume=resume, waivers=waivers, suite=__version__, seed=chosen, budget=budget, lab=lab,
+        host=",".join(sorted({t.device.host or lab for t in targets})), command=shlex.join(["vfiocert", *sys.argv[1:]]),
+    )  # fmt: skip
+    if resume:
+        chosen = writer.snapshot().seed
+    with open_progress() as progress, _lab(lab, kernel, flavour, progress) as lab_name:
+        run = Certification(writer, clauses, targets, progress).run(
+            lab=lab, lab_name=lab_name, depth=depth, budget_s=seconds, seed=chosen, clause_globs=clause or [],
+            modules=[str(m.resolve()) for m in module or ()], workers=min(workers, len(targets)), labs_file=labs_file,
+        )  # fmt: skip
+    print_summary(run.run, str(folder))
+    if run.bugs:
+        raise HarnessError(
+            f"{len(run.bugs)} tests ended in a bug of the suite, first: {run.bugs[0]}; see {folder}/harness-errors.txt"
+        )
+    if run.interrupted:
+        raise typer.Exit(130)
+    raise typer.Exit(_EXITS[run.run.verdict])
+
+
+@contextlib.contextmanager
+def _lab(lab: str, kernel: str | None, flavour: str, progress: object) -> Iterator[str | None]:
+    """The name of a running embedded lab, ended afterwards; None for a lab of the inventory."""
+    if lab != EMBEDDED:
+        yield None
+        return
+    if given := os.environ.get("VFIOCERT_LAB_NAME"):
+        yield given
+        return
+    from harness.lab.embedded import EmbeddedLab, new_name
+
+    machine = EmbeddedLab.up(name=new_name("certify"), kernel=kernel, flavour=flavour, progress=progress)  # type: ignore[arg-type]
+    try:
+        yield machine.name
+    finally:
+        with contextlib.suppress(LabError):
+            machine.down()
