@@ -47,6 +47,7 @@ RANKS = {
     "suites/mig/subject.py": 8,
     "fixtures": 9,
     "suites": 10,
+    "harness/certification.py": 10,
     "harness/commands": 11,
     "harness/__main__.py": 12,
     "conftest.py": 12,
