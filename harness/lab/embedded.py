@@ -97,6 +97,15 @@ class EmbeddedLab:
             raise UsageError(f"lab memory {memory} MiB is not within 256..65536")
         if not 10 <= idle_limit_s <= 86400 * 7:
             raise UsageError(f"idle limit {idle_limit_s:g} s is not within 10..604800")
+        try:
+            return cls._up(name, kernel, flavour, memory, idle_limit_s, report)
+        except OSError as error:  # a full disk, for one: never the device, never a bug
+            raise LabError(f"lab {name!r} could not be made: {error}") from None
+
+    @classmethod
+    def _up(
+        cls, name: str, kernel: str | None, flavour: str, memory: int, idle_limit_s: float, report: Progress
+    ) -> EmbeddedLab:
         qemu = find_qemu()
         build = obtain_kernel(kernel, flavour, report)
         image = base_image(build, report)

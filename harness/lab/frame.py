@@ -23,7 +23,7 @@ from harness.lab.image import Image, key_archive
 from harness.lab.instance import Instance
 from harness.lab.kernel import KernelBuild
 from harness.lab.machine import Qemu, command_line
-from harness.lab.places import cache_dir, made_once, run_dir, use_directory
+from harness.lab.places import cache_dir, made_once, prune, run_dir, use_directory
 from harness.progress import Progress
 
 __all__ = ["Frame", "obtain_frame"]
@@ -71,6 +71,7 @@ def obtain_frame(kernel: KernelBuild, image: Image, qemu: Qemu, memory_mib: int,
             _make_keys(part)
             _make_initrd(part, image)
             _boot_and_save(part, kernel, qemu, memory_mib, boot_timeout_s, progress)
+            prune(final.parent)
     use_directory(final)
     return Frame(final, (final / "host_key.pub").read_text(encoding="ascii").strip())
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.errors import LabError, UsageError
 from harness.lab.cpio import CpioWriter
 from harness.lab.kernel import KernelBuild
-from harness.lab.places import cache_dir, made_once, project_path, use_directory
+from harness.lab.places import cache_dir, made_once, project_path, prune, use_directory
 from harness.progress import Progress
 
 __all__ = ["Image", "base_image", "key_archive"]
@@ -89,6 +89,7 @@ def base_image(kernel: KernelBuild, progress: Progress) -> Image:
                 _binaries(cpio, dropbear, python)
                 _python_library(cpio, progress)
                 _modules(cpio, kernel)
+            prune(final.parent)
     use_directory(final)
     return Image(final / "initramfs.gz", key)
 

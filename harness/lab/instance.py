@@ -7,6 +7,7 @@ The folder (mode 0700) holds `spec.json` (what the keeper runs), `keeper.json` (
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -77,8 +78,9 @@ class Instance:
                 kind, deadline = signal.SIGKILL, time.monotonic() + 5
             # The keeper ends QEMU; where the keeper is gone or must be killed, QEMU dies with it.
             for pid, since in pids[:1] if start_time(pids[0][0]) == pids[0][1] else pids:
-                if start_time(pid) == since:
-                    os.kill(pid, kind)
+                with contextlib.suppress(ProcessLookupError):
+                    if start_time(pid) == since:
+                        os.kill(pid, kind)
             time.sleep(0.05)
 
     def alive(self) -> bool:

@@ -29,7 +29,8 @@ from harness.lab.places import cache_dir
 __all__ = ["Qemu", "command_line", "device_arguments", "find_qemu", "plugged_devices"]
 
 _PROGRAM = "qemu-system-x86_64"
-_APPEND = "console=ttyS0 quiet panic=0 intel_iommu=on iommu=pt rdinit=/init"
+# panic=-1 with -no-reboot: a guest that panics ends QEMU, so that nobody waits for it in vain.
+_APPEND = "console=ttyS0 quiet panic=-1 intel_iommu=on iommu=pt rdinit=/init"
 _QUERY_TIMEOUT_S = 30
 _KVM_PROBE_S = 1.5
 

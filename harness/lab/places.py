@@ -20,9 +20,10 @@ from pathlib import Path
 from harness.errors import LabError, UsageError
 from harness.progress import NoProgress, Progress
 
-__all__ = ["cache_dir", "locked", "made_once", "project_path", "run_dir", "use_directory"]
+__all__ = ["cache_dir", "locked", "made_once", "project_path", "prune", "run_dir", "use_directory"]
 
 _MAX_SOCKET_PATH = 107
+_KEEP_S = 30 * 86400
 
 
 def project_path(name: str) -> Path:
@@ -128,6 +129,16 @@ def made_once(final: Path, *, timeout_s: float, what: str, progress: Progress) -
 
 
 def use_directory(path: Path) -> None:
-    """Marks a cache entry as used now, for whoever cleans old ones."""
+    """Marks a cache entry as used now, for `prune`."""
     with open(path / ".used", "w", encoding="ascii"):
         pass
+
+
+def prune(area: Path) -> None:
+    """Removes the entries of a cache area that nobody has used for 30 days."""
+    for entry in area.iterdir():
+        try:
+            if entry.is_dir() and time.time() - (entry / ".used").stat().st_mtime > _KEEP_S:
+                shutil.rmtree(entry, ignore_errors=True)
+        except OSError:
+            continue

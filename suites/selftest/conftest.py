@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -27,7 +28,8 @@ def embedded_lab(pytestconfig: pytest.Config, lab_kernel: str | None) -> Iterato
     """A lab that is up.  A test that changes it leaves it as it was, or calls `reset`."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     # The first time this builds a kernel: minutes in which the log must not look dead.
-    with capture.global_and_fixture_disabled(), open_progress() as progress:
+    shown = capture.global_and_fixture_disabled() if capture is not None else nullcontext()
+    with shown, open_progress() as progress:
         lab = EmbeddedLab.up(name=new_name("selftest"), kernel=lab_kernel, progress=progress)
     try:
         yield lab
