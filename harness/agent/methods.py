@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
-import traceback
+import time
 from typing import Any, Callable
 
 from .executor import Executor
 from .failure import Failure
+from .journal import Journal, run_root, undo_runs
+from .kmsg import KernelLog
+from .lease import Leases
+from .provision import Provisioner
+from .sysfs import BDF, Sysfs, read_text
 
 __all__ = ["Methods"]
 
-_JSON = {"str": str, "int": int, "list": list, "dict": dict, "bool": bool}
+_KINDS = {"str": str, "int": int, "list": list, "dict": dict}
+_FIRST_FREE_FILES = "/run"
 
 
 class Methods:
@@ -20,8 +28,28 @@ class Methods:
 
     def __init__(self, bundle_hash: str) -> None:
         self.bundle_hash = bundle_hash
+        root = run_root()
+        # A name of its own for every agent: the pid alone comes again.
+        self.journal = Journal(root, "agent-%d-%d" % (os.getpid(), time.time_ns() // 1000000))
+        self.root = root
+        self.sysfs = Sysfs()
         self.executor = Executor()
+        self.provisioner = Provisioner(self.sysfs, self.journal)
+        self.leases = Leases(root)
+        self.log = KernelLog()
+        # A question mark: may be left out or null.
         self.table: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
+            "host_info": (self._host_info, {}),
+            "describe_device": (self.provisioner.describe, {"device": "dict"}),
+            "snapshot_host": (self.provisioner.snapshot, {"devices": "list"}),
+            "provision": (self.provisioner.provision, {"device": "dict", "driver?": "str"}),
+            "sriov": (self.provisioner.sriov, {"device": "dict", "numvfs": "int"}),
+            "insmod": (self.provisioner.insmod, {"name": "str", "image_b64": "str"}),
+            "undo": (self._undo, {"run?": "str"}),
+            "lease": (self._lease, {"keys": "list", "holder": "str"}),
+            "release": (self._release, {"keys": "list"}),
+            "kmsg_mark": (self.log.mark, {"text": "str"}),
+            "kmsg_read": (self.log.read, {"since": "int", "max": "int"}),
             "run": (self.executor.run, {"program": "dict"}),
             "session_end": (self._session_end, {"session": "str"}),
         }
@@ -29,22 +57,59 @@ class Methods:
     def call(self, name: Any, params: dict[str, Any]) -> Any:
         """Call method `name`; Failure `usage` names the valid methods or parameters."""
         if not isinstance(name, str) or name not in self.table:
-            raise Failure("usage", "%r is not a method; valid are %s" % (name, ", ".join(sorted(self.table))))
+            raise Failure("usage", "%.100r is not a method; valid are %s" % (name, ", ".join(sorted(self.table))))
         function, spec = self.table[name]
         kinds = {key.rstrip("?"): kind for key, kind in spec.items()}
         for key, value in params.items():
             if key not in kinds:
-                raise Failure("usage", "%s takes no %r; valid are %s" % (name, key, ", ".join(kinds) or "none"))
-            optional = key + "?" in spec
-            kind = _JSON[kinds[key]]
-            if not (optional and value is None) and (
-                not isinstance(value, kind) or (kind is int and isinstance(value, bool))
-            ):
+                raise Failure("usage", "%s takes no %.60r; valid are %s" % (name, key, ", ".join(kinds) or "none"))
+            kind = _KINDS[kinds[key]]
+            if value is None and key + "?" in spec:
+                continue
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 raise Failure("usage", "%s: %s=%.60r is not of type %s" % (name, key, value, kinds[key]))
         for key in spec:
             if not key.endswith("?") and key not in params:
                 raise Failure("usage", "%s needs %s" % (name, key))
         return function(**params)
+
+    def _host_info(self) -> dict[str, Any]:
+        space = os.statvfs(_FIRST_FREE_FILES)
+        taint = read_text("/proc/sys/kernel/tainted", "0")
+        return {
+            "kernel": os.uname().release, "version": os.uname().version, "machine": platform.machine(),
+            "hostname": os.uname().nodename, "python": platform.python_version(), "uid": os.getuid(),
+            "boot_id": read_text("/proc/sys/kernel/random/boot_id"), "taint": int(taint) if taint.isdigit() else 0,
+            "has_iommufd": os.path.exists("/dev/iommu"), "has_vfio": os.path.exists("/dev/vfio/vfio"),
+            "cmdline": read_text("/proc/cmdline"), "free_disk_bytes": space.f_bavail * space.f_frsize,
+            "run": self.journal.run,
+        }  # fmt: skip
+
+    def _undo(self, run: str | None = None) -> list[dict[str, Any]]:
+        # Open device fds would make an unbind wait for ever.
+        self.executor.end_all()
+        return undo_runs(self.root, run, self.journal, self.provisioner.undo)
+
+    def _keys(self, keys: list[Any]) -> list[str]:
+        """A device stands for itself and for its IOMMU group, which cannot be shared."""
+        found = []
+        for key in keys:
+            device = {"pci": key} if isinstance(key, str) and BDF.match(key) else key
+            if not isinstance(device, dict):
+                found.append(key)
+                continue
+            found.append(self.sysfs.key(device))
+            path = self.sysfs.path(device)
+            group = self.sysfs.group(path) if path and "pci" in device else None
+            if group is not None:
+                found.append("iommu-group-%s" % group)
+        return found
+
+    def _lease(self, keys: list[Any], holder: str) -> dict[str, Any]:
+        return self.leases.take(self._keys(keys), holder)
+
+    def _release(self, keys: list[Any]) -> dict[str, Any]:
+        return self.leases.release(self._keys(keys))
 
     def _session_end(self, session: str) -> dict[str, Any]:
         self.executor.end_session(session)
@@ -52,8 +117,13 @@ class Methods:
 
     def shut_down(self) -> None:
         """Close everything and undo every change of this agent; problems go to stderr, one line each."""
-        for step in (self.executor.end_all,):
+        for step in (self.executor.end_all, self._undo_own, self.leases.release_all):
             try:
                 step()
-            except Exception:
-                sys.stderr.write("vfiocert agent: %s\n" % traceback.format_exc().strip().splitlines()[-1])
+            except Exception as e:  # the steps after this one must run whatever it was
+                sys.stderr.write("vfiocert agent: %s: %s\n" % (type(e).__name__, e))
+
+    def _undo_own(self) -> None:
+        for entry in self.journal.undo(self.provisioner.undo):
+            if entry["status"].startswith("failed"):
+                sys.stderr.write("vfiocert agent: undo of %s: %s\n" % (entry.get("subject"), entry["status"]))

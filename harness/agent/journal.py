@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The undo journal: how to take a change back is on disk before the change is made.
+
+One file a step, `<root>/<run>/NNNN.json`.  A run's folder holds a lock as long as its agent lives, so that an undo
+without controller state takes back what dead runs left and leaves the living alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from typing import Any, Callable
+
+from .failure import Failure
+
+__all__ = ["Journal", "run_root", "undo_run", "undo_runs"]
+
+_STEP = re.compile(r"^[0-9]{4,8}\.json$")
+_RUN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_OWNER = "owner.lock"
+
+Undo = Callable[[Any], str]  # takes a step, gives "undone" or "already"; raises where it cannot
+
+
+def run_root() -> str:
+    """Return the folder that holds all journals: `/run/vfiocert`, which a reboot empties with the changes."""
+    return os.environ.get("VFIOCERT_RUN_DIR", "/run/vfiocert")
+
+
+def check_run_name(run: str) -> str:
+    """Return `run`, or raise Failure where it is not a plain name."""
+    if not _RUN.match(run):
+        raise Failure("usage", "run=%r is not 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit" % run)
+    return run
+
+
+class Journal:
+    """The journal of this agent's run; nothing is on disk before the first step."""
+
+    def __init__(self, root: str, run: str) -> None:
+        self.run = check_run_name(run)
+        self.folder = os.path.join(root, "journal", run)
+        self._lock_fd = -1
+        self._count = 0
+
+    def _open(self) -> None:
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        fd = os.open(os.path.join(self.folder, _OWNER), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise Failure("lab", "run %s is in use by another agent on this host" % self.run)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._lock_fd = fd
+        numbers = [int(name[:-5]) for name in os.listdir(self.folder) if _STEP.match(name)]
+        self._count = max(numbers, default=0)
+
+    def before(self, step: dict[str, Any]) -> str:
+        """Record how to undo a change that is about to be made; on disk when this returns.  Its path."""
+        if self._lock_fd < 0:
+            self._open()
+        self._count += 1
+        path = os.path.join(self.folder, "%04d.json" % self._count)
+        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, json.dumps(step, sort_keys=True).encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(path + ".new", path)
+        _fsync_folder(self.folder)
+        return path
+
+    def undo(self, undo: Undo) -> list[dict[str, Any]]:
+        """Take back every step of this run, the last one first."""
+        if self._lock_fd < 0:
+            return []
+        done = undo_run(self.folder, undo)
+        if not _steps(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+            self._count = 0
+        return done
+
+
+def _fsync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # a file system that cannot
+            raise
+    finally:
+        os.close(fd)
+
+
+def _steps(folder: str) -> list[str]:
+    return sorted((n for n in os.listdir(folder) if _STEP.match(n)), key=lambda n: int(n[:-5]), reverse=True)
+
+
+def undo_run(folder: str, undo: Undo) -> list[dict[str, Any]]:
+    """Take back the steps of one run's folder, the last one first; a step that fails stays and others go on."""
+    run = os.path.basename(folder)
+    done = []
+    for name in _steps(folder):
+        path = os.path.join(folder, name)
+        entry = {"run": run, "step": int(name[:-5])}
+        try:
+            with open(path, encoding="utf-8") as file:
+                step = json.load(file)
+            if not isinstance(step, dict) or not isinstance(step.get("undo"), str):
+                raise ValueError("%s is not an undo step" % path)
+            entry["undo"] = step["undo"]
+            entry["subject"] = step.get("subject", "")
+            entry["status"] = undo(step)
+            os.unlink(path)
+        except (OSError, ValueError, KeyError, TypeError, Failure) as e:
+            entry["status"] = "failed: %s" % e
+        done.append(entry)
+    return done
+
+
+def undo_runs(root: str, run: str | None, own: Journal, undo: Undo) -> list[dict[str, Any]]:
+    """Take back run `run`, or all runs whose agent is dead and this agent's own."""
+    base = os.path.join(root, "journal")
+    try:
+        names = sorted(os.listdir(base))
+    except FileNotFoundError:
+        names = []
+    if run is not None:
+        check_run_name(run)
+        names = [name for name in names if name == run]
+    done = []
+    for name in names:
+        folder = os.path.join(base, name)
+        if not _RUN.match(name) or not os.path.isdir(folder):
+            continue
+        if name == own.run:
+            done += own.undo(undo)
+            continue
+        fd = os.open(os.path.join(folder, _OWNER), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            done.append({"run": name, "step": 0, "undo": "", "status": "skipped: its agent lives (pid %s)" % pid})
+            os.close(fd)
+            continue
+        done += undo_run(folder, undo)
+        if not _steps(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(fd)
+    return done
