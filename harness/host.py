@@ -32,10 +32,11 @@ _RETRY_PAUSE_S = 0.5
 
 @dataclass(frozen=True)
 class HostInfo:
-    """What the agent says of its host; `raw` is all of it."""
+    """What the agent says of its host; `run` is the name of its undo journal, `raw` is all of it."""
 
     kernel: str
     boot_id: str
+    run: str
     has_vfio: bool
     has_iommufd: bool
     raw: Mapping[str, Any]
@@ -49,7 +50,8 @@ class HostInfo:
             raise LabError(f"{name}: the answer to host_info does not say has_vfio and has_iommufd")
         kernel = answer.get("kernel") or hello.get("kernel") or "?"
         boot_id = answer.get("boot_id") or hello.get("boot_id") or ""
-        return cls(str(kernel), str(boot_id), answer["has_vfio"], answer["has_iommufd"], answer)
+        run = str(answer.get("run") or "")
+        return cls(str(kernel), str(boot_id), run, answer["has_vfio"], answer["has_iommufd"], answer)
 
 
 class Host:

@@ -13,7 +13,10 @@ from typing import Any, Protocol
 
 from harness.errors import LabError
 
-__all__ = ["Caller", "lease_keys", "leased"]
+__all__ = ["Caller", "Key", "leased"]
+
+# A device as the agent takes it (it stands for its IOMMU group too), or a plain name.
+Key = Mapping[str, Any] | str
 
 
 class Caller(Protocol):
@@ -24,21 +27,14 @@ class Caller(Protocol):
         ...
 
 
-def lease_keys(wire: Mapping[str, Any], described: Mapping[str, Any]) -> list[str]:
-    """The keys to lock for a device: itself, and the IOMMU group it shares with others."""
-    own = f"pci:{wire['pci']}" if "pci" in wire else f"mdev:{wire['uuid']}"
-    group = described.get("iommu_group")
-    return [own] if group is None else [own, f"group:{group}"]
-
-
 @contextlib.contextmanager
-def leased(agent: Caller, keys: Sequence[str], holder: str) -> Iterator[None]:
+def leased(agent: Caller, keys: Sequence[Key], holder: str) -> Iterator[None]:
     """Holds `keys` while inside the `with`; LabError with who has one, and since when, where it is taken."""
-    wanted = list(keys)
+    wanted = [key if isinstance(key, str) else dict(key) for key in keys]
     agent.call("lease", keys=wanted, holder=holder)
     try:
         yield
     finally:
         # Where the agent is gone its locks are gone with it.
         with contextlib.suppress(LabError):
-            agent.call("release", keys=wanted, holder=holder)
+            agent.call("release", keys=wanted)

@@ -74,6 +74,9 @@ class LoopbackSshd:
         return HostSpec.model_validate(entry | changes)
 
     def stop(self) -> None:
+        # Closing alone would leave a blocked accept() that takes one more connection.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for transport in self.connections:
             transport.close()
