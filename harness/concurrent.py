@@ -87,7 +87,9 @@ def judge_concurrent(
     """Judge a program of several threads that began in `program["start_state"]` (default RUNNING)."""
     threads = list(_events(program, trace).values())
     names = {e[2] for events in threads for e in events}
-    clause = "MIG-161" if "reset" in names else "MIG-160"
+    main = program["threads"][0]["ops"]
+    resets = sum(op[0] == "reset" for t in program["threads"] for op in t["ops"]) - (main[0][0] == "reset")
+    clause = "MIG-161" if resets else "MIG-160"
     start = State(int(program.get("start_state", State.RUNNING)))
     if not any(threads):
         return

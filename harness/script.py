@@ -36,7 +36,7 @@ class Script:
                 self.op("set_state", fd="d", state=int(State.RUNNING))
             self.op("get_state", fd="d")
 
-    def op(self, name: str, **args: Any) -> int:
+    def op(self, name: str, /, **args: Any) -> int:
         """Append an operation; returns its index, for claims."""
         self._ops.append((name, {k.rstrip("_"): v for k, v in args.items() if v is not None}))
         return len(self._ops) - 1

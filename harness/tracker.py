@@ -97,6 +97,8 @@ class Tracker:
         self.fds: dict[str, Session] = {}
         self.live: Session | None = None
         self.v2 = False
+        self.left: State | None = None
+        """State in which the device was closed."""
 
     # -- helpers
     @property
@@ -177,7 +179,8 @@ class Tracker:
         if self.faults or (cur == S.RESUMING and len(way) > 1):
             # What the stream was worth is for claims to say; no stream at all is plain.
             if session is not None and not session.saving and not session.written:
-                out.check("MIG-106", True, i, "an empty stream is refused", errno_name(error))
+                clause = "MIG-107" if session.refused_write else "MIG-106"
+                out.check(clause, True, i, "a stream of which nothing was taken is refused", errno_name(error))
                 out.cell(cur, new, "refused")
         else:
             expected = f"SET({name_of(new)}) in {cur.name} succeeds"
@@ -206,7 +209,12 @@ class Tracker:
             name_of(int(rec.get("state", new))),
         )
         if cur == S.RESUMING and new != cur and self.live is not None and not self.live.written:
-            out.check("MIG-106", False, i, "RESUMING without any data is not left by SET", "SET succeeded")
+            if self.live.refused_write:
+                out.check(
+                    "MIG-107", False, i, "SET is refused: every write() of the stream failed", "it succeeded"
+                )
+            else:
+                out.check("MIG-106", False, i, "RESUMING without any data is not left by SET", "it succeeded")
         leaves_saving = cur in SAVING_GROUP and new not in SAVING_GROUP
         if leaves_saving or (cur == S.RESUMING and new != S.RESUMING):
             self._end(_end_clause(cur))
@@ -246,7 +254,9 @@ class Tracker:
         legal = seen in State._value2member_map_ and State(seen) in states(self.flags)
         if known or not legal or clause == "MIG-020":
             ok = legal and State(seen) in self.possible
-            self.out.check(clause, ok, i, expected, name_of(seen))
+            stale = clause == "MIG-020" and seen == self.left
+            observed = "the state in which it was closed" if stale else name_of(seen)
+            self.out.check(clause, ok, i, expected, observed)
         self.possible = frozenset({State(seen)}) if legal else _ANY
         if self.state not in SAVING_GROUP and self.live is not None and self.live.saving:
             self.live = None
@@ -305,6 +315,7 @@ class Tracker:
                 self.why = ("MIG-069", f"still {self.state.name} after close of the data fd")
         elif slot in self.device_slots:
             self._end("MIG-071")
+            self.left = self.state
             self.possible = _ANY
             self.why = None
 

@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fixtures.connect import embedded_machine, inventory_of
 from harness import __version__
 from harness.certification import Certification
 from harness.errors import (
@@ -26,7 +24,7 @@ from harness.errors import (
     LabError,
     UsageError,
 )
-from harness.inventory import EMBEDDED, load_inventory, select
+from harness.inventory import EMBEDDED, select
 from harness.progress import open_progress
 from harness.spec.clause import all_clauses, matching
 from reports.records import RunWriter, load_waivers
@@ -86,8 +84,7 @@ def certify(
     Exit status: 0 conforming, 1 non-conforming, 3 no verdict (the lab failed).
     """
     seconds = parse_budget(budget)
-    inventory = load_inventory(labs_file) if labs_file or lab != EMBEDDED else load_inventory()
-    targets = select(inventory, lab, device or [])
+    targets = select(inventory_of(labs_file, lab), lab, device or [])
     clauses = matching(tuple(clause or ()))
     if not clauses:
         first, last = all_clauses()[0].id, all_clauses()[-1].id
@@ -108,7 +105,7 @@ def certify(
     )  # fmt: skip
     if resume:
         chosen = writer.snapshot().seed
-    with open_progress() as progress, _lab(lab, kernel, flavour, progress) as lab_name:
+    with open_progress() as progress, embedded_machine(lab, kernel, flavour, progress) as lab_name:
         run = Certification(writer, clauses, targets, progress).run(
             lab=lab, lab_name=lab_name, depth=depth, budget_s=seconds, seed=chosen, clause_globs=clause or [],
             modules=[str(m.resolve()) for m in module or ()], workers=min(workers, len(targets)), labs_file=labs_file,
@@ -121,22 +118,3 @@ def certify(
     if run.interrupted:
         raise typer.Exit(130)
     raise typer.Exit(_EXITS[run.run.verdict])
-
-
-@contextlib.contextmanager
-def _lab(lab: str, kernel: str | None, flavour: str, progress: object) -> Iterator[str | None]:
-    """The name of a running embedded lab, ended afterwards; None for a lab of the inventory."""
-    if lab != EMBEDDED:
-        yield None
-        return
-    if given := os.environ.get("VFIOCERT_LAB_NAME"):
-        yield given
-        return
-    from harness.lab.embedded import EmbeddedLab, new_name
-
-    machine = EmbeddedLab.up(name=new_name("certify"), kernel=kernel, flavour=flavour, progress=progress)  # type: ignore[arg-type]
-    try:
-        yield machine.name
-    finally:
-        with contextlib.suppress(LabError):
-            machine.down()

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfiocert replay`: runs the program of a saved finding again and judges it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fixtures.connect import embedded_machine, open_rig
+from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, UsageError
+from harness.inventory import EMBEDDED
+from harness.progress import open_progress
+from reports.listing import program_lines
+
+__all__ = ["load_finding", "replay"]
+
+_MAX_BYTES = 64 << 20
+_FIELDS = {"clause": str, "device": str, "program": dict, "expected": str, "observed": str, "own": bool}
+
+
+def load_finding(path: Path) -> dict[str, Any]:
+    """The finding saved in `path`; UsageError with the field where it is not one."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no finding is")
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; findings are in RUN/findings/*.json") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path}: is not JSON; findings are in RUN/findings/*.json") from None
+    if not isinstance(data, dict) or data.get("schema") != 1:
+        raise UsageError(f"{path}: schema is not 1; findings are in RUN/findings/*.json")
+    for name, kind in _FIELDS.items():
+        if not isinstance(data.get(name), kind):
+            raise UsageError(f"{path}: {name} is not a {kind.__name__}; was it edited?")
+    threads = data["program"].get("threads")
+    if (
+        not isinstance(threads, list)
+        or not threads
+        or not all(isinstance(t, dict) and isinstance(t.get("ops"), list) for t in threads)
+    ):
+        raise UsageError(f"{path}: program.threads is not a list of threads with ops")
+    return data
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="a finding: RUN/findings/NAME.json")],
+    lab: Annotated[str, typer.Option(help="lab of labs.yaml, or 'embedded'")] = EMBEDDED,
+    device: Annotated[str | None, typer.Option(help="device id [default: the one of the finding]")] = None,
+    times: Annotated[int, typer.Option(min=1, max=1000, help="how often to run it")] = 3,
+    kernel: Annotated[str | None, typer.Option(help="embedded lab: a series or a built tree")] = None,
+    flavour: Annotated[str, typer.Option(help="embedded lab: plain or debug")] = "plain",
+    labs_file: Annotated[Path | None, typer.Option(help="inventory [default: labs.yaml]")] = None,
+) -> None:
+    """Run the program of a finding again, on the same or another device, and judge it.
+
+    \b
+    Examples:
+      vfiocert replay runs/nightly/findings/mtty0-MIG-107-1a2b3c4d.json
+      vfiocert replay FINDING.json --lab rack7 --device cx7-vf0 --times 100
+
+    Exit status: 1 the finding came back, 0 it did not, 3 the lab failed.
+    """
+    finding = load_finding(file)
+    program: dict[str, Any] = finding["program"]
+    for line in program_lines(program, 60):
+        print(line)
+    clause, hits, others = finding["clause"], 0, set()
+    with tempfile.TemporaryDirectory(prefix="vfiocert-replay-") as scratch, open_progress() as progress:
+        with embedded_machine(lab, kernel, flavour, progress) as lab_name:
+            rig = open_rig(lab, lab_name, device or finding["device"], 0, Path(scratch), labs_file, [])
+            try:
+                for _ in range(times):
+                    with rig.test("replay"):
+                        verdict, trace = rig.execute(program, own=finding["own"])
+                        rig.read_log(program, trace)
+                    seen = {v.clause for v in (*verdict.violations, *rig.total.violations)}
+                    hits += clause in seen
+                    others |= seen - {clause}
+                    last = next((v for v in verdict.violations if v.clause == clause), None)
+            finally:
+                rig.drop()
+    print(
+        f"{clause}: {hits} of {times} runs; expected {finding['expected']}; observed {last.observed if last else 'no violation in the last run'}"
+    )
+    if others:
+        print(f"other clauses broken: {', '.join(sorted(others))}")
+    raise typer.Exit(EXIT_NON_CONFORMING if hits else EXIT_CONFORMING)
