@@ -19,6 +19,8 @@ class Violation:
     observed: str
     step: int = -1
     """Step inside a `walk`, or -1."""
+    claimed: bool = False
+    """Whether a claim of the program says so, and not the tracker alone."""
 
 
 @dataclass

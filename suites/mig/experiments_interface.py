@@ -306,11 +306,24 @@ def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
     yield s
 
 
+def _open(s: Script) -> None:
+    """Open the device again as `d`, on an iommufd of its own."""
+    s.op("open_cdev", dev="dev0", out="d")
+    s.op("open_iommufd", out="i")
+    s.op("ioas_alloc", fd="i", out="ioas")
+    s.op("bind", fd="d", iommufd="i")
+    s.op("attach", fd="d", pt="ioas")
+
+
 def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
     """Clauses: MIG-090, MIG-091.  The opt-in lasts until the device is closed."""
     if not subject.has("precopy_info_v2"):
         return
-    s = subject.script()
+    s = Script(fresh=False)
+    _open(s)
+    if subject.has("reset"):
+        s.op("reset", fd="d")
+    s.op("get_state", fd="d")
     opt = s.op("feature", fd="d", flags=SET | PRECOPY_INFO_V2, payload="")
     s.claim("MIG-091", opt, "errno", "==", 0, "SET of PRECOPY_INFOv2 succeeds")
     fd = s.set(S.PRE_COPY)
@@ -339,15 +352,6 @@ def reset_leads_to_running_from_every_state(subject: Subject) -> Iterator[Script
         s.op("reset", fd="d")
         s.op("get_state", fd="d")
         yield s
-
-
-def _open(s: Script) -> None:
-    """Open the device again as `d`, on an iommufd of its own."""
-    s.op("open_cdev", dev="dev0", out="d")
-    s.op("open_iommufd", out="i")
-    s.op("ioas_alloc", fd="i", out="ioas")
-    s.op("bind", fd="d", iommufd="i")
-    s.op("attach", fd="d", pt="ioas")
 
 
 def a_device_closed_in_any_state_opens_again(subject: Subject) -> Iterator[Script]:
