@@ -39,7 +39,8 @@ class Thread:
 class Program:
     """A program as the agent takes it.
 
-    `devices` maps the names operations use to `{"cdev", "group", "name", "debugfs", ...}`; `keep` names the slots
+    `devices` maps the names operations use to `{"cdev", "group", "name", "debugfs", ...}`; `keep` names
+    the slots
     that outlive the program in `session`; `deadline_ms` is for the whole program.
     """
 
@@ -98,7 +99,8 @@ class Program:
 
 
 def op(name: str, /, **args: Any) -> Op:
-    """Return an operation: `op("set_state", fd="d", state=3, out="f")`.  `from_` stands for the argument `from`."""
+    """Return an operation: `op("set_state", fd="d", state=3, out="f")`.  `from_` stands for the argument
+    `from`."""
     return Op(name, {key.rstrip("_"): value for key, value in args.items()})
 
 
@@ -137,7 +139,9 @@ class TraceRecord:
     def __getitem__(self, name: str) -> Any:
         """Return a result field; HarnessError names those there are."""
         if name not in self.fields:
-            raise HarnessError(f"record of {self.op} has no {name!r}; it has {', '.join(self.fields) or 'none'}")
+            raise HarnessError(
+                f"record of {self.op} has no {name!r}; it has {', '.join(self.fields) or 'none'}"
+            )
         return self.fields[name]
 
     @classmethod
@@ -154,13 +158,23 @@ class TraceRecord:
             raise HarnessError("trace: skipped of a record is not a string")
         rest = {k: v for k, v in value.items() if k not in kinds and k != "skipped"}
         return cls(
-            value["t"], value["i"], value["op"], value["ret"], value["errno"], value["t0"], value["dt"], skipped, rest
+            value["t"],
+            value["i"],
+            value["op"],
+            value["ret"],
+            value["errno"],
+            value["t0"],
+            value["dt"],
+            skipped,
+            rest,
         )
 
 
 def trace_records(trace: Iterable[Mapping[str, Any]]) -> list[TraceRecord]:
     """Return the records of a trace, validated, in order of completion."""
-    return [TraceRecord.from_json(dict(record) if isinstance(record, Mapping) else record) for record in trace]
+    return [
+        TraceRecord.from_json(dict(record) if isinstance(record, Mapping) else record) for record in trace
+    ]
 
 
 _STATE_OPS = frozenset(["set_state"])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actors: processes forked from the agent, with their own fd table, told what to do one operation at a time."""
+"""Actors: processes forked from the agent, with their own fd table, told what to do one operation at a
+time."""
 
 from __future__ import annotations
 
@@ -108,7 +109,8 @@ class Actor:
 
 
 def _become_actor(channel: int, slots: Slots, devices: dict[str, Any]) -> None:
-    """In the child: drop what is the agent's (wire, leases, other sessions), then serve operations until EOF."""
+    """In the child: drop what is the agent's (wire, leases, other sessions), then serve operations until
+    EOF."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     mine = {0, 1, 2, channel}

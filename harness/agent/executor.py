@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs programs: threads, barriers, actors, and the deadline that turns a silent hang into a report.
 
-The caller's thread only waits.  A program whose operation does not come back (a thread stuck in the kernel) is
-abandoned: its threads stop at their next operation, its session is forgotten, and the agent goes on.
+A program whose operation does not come back (a thread stuck in the kernel) is abandoned: its threads stop at
+their next operation, its session is forgotten, and the agent goes on.
 """
 
 from __future__ import annotations
@@ -12,49 +12,64 @@ import os
 import threading
 import time
 import traceback
-from queue import Empty, SimpleQueue
+from threading import get_native_id
 from typing import Any, Callable
 
-from . import opspec, ops_dma, ops_io, ops_mem, ops_proc, ops_vfio, walk
+from . import ops_dma, ops_io, ops_mem, ops_proc, ops_vfio, opspec, walk
 from .actor import Actor, ActorGone
 from .failure import Failure
 from .slots import Context, NoSlot, Slots
 
-__all__ = ["Executor", "perform"]
+__all__ = ["Executor", "Overdue", "perform"]
 
 REGISTRY: dict[str, Callable[[Context, dict[str, Any]], Any]] = {}
 for _module in (ops_vfio, ops_dma, ops_io, ops_mem, ops_proc, walk):
     REGISTRY.update(_module.OPS)
 if REGISTRY.keys() != opspec.SPECS.keys():
-    raise ImportError("operations without specification or function: %s" % sorted(REGISTRY.keys() ^ opspec.SPECS.keys()))
+    raise ImportError(
+        "operations without specification or function: %s" % sorted(REGISTRY.keys() ^ opspec.SPECS.keys())
+    )
 
 _WAITING_OPS = frozenset(["barrier", "sleep", "wait", "poll"])  # never the cause of a hang
 _PARENT_OPS = frozenset(["barrier", "sleep"])  # of an actor's thread: performed here, where the barriers are
+_GRACE_NS = 500_000_000
 _now = time.monotonic_ns
 
 
-def perform(ctx: Context, op: Any) -> dict[str, Any]:
-    """Perform one validated operation; its record without `t` and `i`."""
+def perform(ctx: Context, op: Any, thread: str = "", index: int = 0) -> dict[str, Any]:
+    """Perform one validated operation; its record."""
     name, args = op
+    function = REGISTRY[name]
     t0 = _now()
     try:
-        fields = REGISTRY[name](ctx, args)
+        fields = function(ctx, args)
     except OSError as e:
         dt = _now() - t0
-        return {"op": name, "ret": -1, "errno": e.errno or errno.EIO, "t0": t0, "dt": dt}
+        number = e.errno or errno.EIO
+        return {"t": thread, "i": index, "op": name, "ret": -1, "errno": number, "t0": t0, "dt": dt}
     except NoSlot as e:
-        return {"op": name, "ret": -1, "errno": 0, "skipped": "no slot %s" % e, "t0": t0, "dt": 0}
+        return _skipped(thread, index, name, t0, "no slot %s" % e)
     except ActorGone as e:
-        return {"op": name, "ret": -1, "errno": 0, "skipped": str(e), "t0": t0, "dt": 0}
-    dt = _now() - t0
-    record = {"op": name, "ret": 0, "errno": 0, "t0": t0, "dt": dt}
+        return _skipped(thread, index, name, t0, str(e))
+    record = {"t": thread, "i": index, "op": name, "ret": 0, "errno": 0, "t0": t0, "dt": _now() - t0}
     if fields:
         record.update(fields)
     return record
 
 
+def _skipped(thread: str, index: int, name: str, t0: int, why: str) -> dict[str, Any]:
+    record = {"t": thread, "i": index, "op": name, "ret": -1, "errno": 0, "t0": t0, "dt": 0, "skipped": why}
+    return record
+
+
+class Overdue(Exception):
+    """A program came back after it had been reported as hung."""
+
+
 class _Thread:
     """One thread of a running program."""
+
+    __slots__ = ("actor", "index", "name", "ops", "tid")
 
     def __init__(self, name: str, actor: str | None, ops: list[Any]) -> None:
         self.name = name
@@ -67,20 +82,33 @@ class _Thread:
 class Run:
     """One program under way; shared by its threads."""
 
-    def __init__(self, slots: Slots, program: dict[str, Any], threads: list[_Thread]) -> None:
+    def __init__(
+        self, slots: Slots, program: dict[str, Any], threads: list[_Thread], session: str | None
+    ) -> None:
         self.slots = slots
+        self.session = session
         self.devices = program.get("devices", {})
         self.threads = threads
         self.deadline_ns = _now() + program.get("deadline_ms", 20000) * 1_000_000
         self.trace: list[dict[str, Any]] = []
         self.failure: Failure | None = None
         self.stopped = False
-        self.done: SimpleQueue[None] = SimpleQueue()
+        self.has_actors = any(thread.actor is not None for thread in threads)
         self._left = len(threads)
         self._lock = threading.Lock()
-        self._actor_event = threading.Condition(self._lock)
+        self._answered = threading.Lock()
         self._barriers: dict[str, threading.Barrier] = {}
-        self._start = threading.Barrier(len(threads)) if len(threads) > 1 else None
+        self.others_done: threading.Event | None = None
+        self._start: threading.Barrier | None = None
+        self._actor_event: threading.Condition | None = None
+        if len(threads) > 1:
+            self.others_done = threading.Event()
+            self._start = threading.Barrier(len(threads))
+            self._actor_event = threading.Condition(self._lock)
+
+    def claim(self) -> bool:
+        """Return whether the caller is the one that may answer for this program."""
+        return self._answered.acquire(False)
 
     def barrier(self, name: str, parties: int) -> threading.Barrier:
         """Return the program's barrier `name`, made by who comes first."""
@@ -92,12 +120,13 @@ class Run:
 
     def actor_started(self) -> None:
         """Tell threads that wait for their actor that a fork has been made."""
-        with self._lock:
-            self._actor_event.notify_all()
+        if self._actor_event is not None:
+            with self._actor_event:
+                self._actor_event.notify_all()
 
     def run_thread(self, thread: _Thread) -> None:
         """The body of one thread of the program; the last one to finish closes the slots."""
-        thread.tid = threading.get_native_id()
+        thread.tid = get_native_id()
         try:
             if self._start is not None:
                 self._start.wait(max(0.001, (self.deadline_ns - _now()) / 1e9))
@@ -105,8 +134,8 @@ class Run:
                 self._run_ops(thread)
             else:
                 self._run_actor_ops(thread, thread.actor)
-        except threading.BrokenBarrierError:
-            pass
+        except (threading.BrokenBarrierError, NoSlot):
+            pass  # not all threads could start, or the actor was never forked: no records of this thread
         except Failure as e:
             self._fail(e)
         except Exception as e:
@@ -118,7 +147,8 @@ class Run:
             last = self._left == 0
         if last:
             self.slots.close_rest(self.slots.keep)
-            self.done.put(None)
+            if self.others_done is not None:
+                self.others_done.set()
 
     def _fail(self, failure: Failure) -> None:
         self.failure = self.failure or failure
@@ -132,35 +162,32 @@ class Run:
             if self.stopped:
                 return
             thread.index = index
-            record = perform(ctx, op)
-            record["t"] = name
-            record["i"] = index
-            append(record)
+            append(perform(ctx, op, name, index))
         thread.index = len(thread.ops)
 
     def _run_actor_ops(self, thread: _Thread, actor_name: str) -> None:
         ctx = Context(self.slots, self.devices, self.deadline_ns, self)
-        with self._lock:
-            while actor_name not in self.slots.actors:
-                if self.stopped or not self._actor_event.wait(max(0.0, ctx.remaining_s() - 0.2)):
-                    return
-            actor: Actor = self.slots.actors[actor_name]
+        if actor_name not in self.slots.actors and self._actor_event is not None:
+            with self._actor_event:  # it is forked by another thread of this program
+                self._actor_event.wait_for(
+                    lambda: self.stopped or actor_name in self.slots.actors, max(0.0, ctx.remaining_s() - 0.2)
+                )
+        actor: Actor = self.slots.actors[actor_name]
         for index, op in enumerate(thread.ops):
             if self.stopped:
                 return
             thread.index = index
             if op[0] in _PARENT_OPS:
-                record = perform(ctx, op)
+                record = perform(ctx, op, thread.name, index)
             else:
                 t0 = _now()
                 try:
                     record = actor.run(op, self.deadline_ns)
                 except ActorGone as e:
-                    record = {"op": op[0], "ret": -1, "errno": 0, "skipped": str(e), "t0": t0, "dt": 0}
+                    record = _skipped(thread.name, index, op[0], t0, str(e))
                 if "failure" in record:
                     raise Failure("usage", record["failure"])
-            record["t"] = thread.name
-            record["i"] = index
+                record["t"], record["i"] = thread.name, index
             self.trace.append(record)
         thread.index = len(thread.ops)
 
@@ -170,7 +197,12 @@ class Run:
         stuck.sort(key=lambda t: t.index >= 0 and t.ops[t.index][0] in _WAITING_OPS)
         if not stuck:
             thread = self.threads[-1]
-            return {"thread": thread.name, "i": -1, "op": "close", "stack": _stack("self/task/%d" % thread.tid)}
+            return {
+                "thread": thread.name,
+                "i": -1,
+                "op": "close",
+                "stack": _stack("self/task/%d" % thread.tid),
+            }
         thread = stuck[0]
         op = thread.ops[max(thread.index, 0)][0] if thread.ops else "start"
         actor = self.slots.actors.get(thread.actor) if thread.actor else None
@@ -189,47 +221,76 @@ def _stack(place: str) -> str:
     return "\n".join(parts)
 
 
-class _Worker(threading.Thread):
-    """A persistent thread: starting one for each program would cost more than most programs do."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            self.jobs.get()()
-
-
 class Executor:
-    """Holds the sessions and runs programs in them, one at a time."""
+    """Holds the sessions and runs programs in them, one at a time, in the thread that asks.
+
+    Handing every program to another thread would cost more than most programs do; so it is the other way
+    round: whoever watches calls `overdue` from time to time, and takes over when that gives an answer.
+    """
 
     def __init__(self) -> None:
         self.sessions: dict[str, Slots] = {}
-        self._worker = _Worker()
+        self._current: Run | None = None
+        self._batch: list[dict[str, Any]] | None = None
+
+    def run_many(self, programs: list[Any]) -> dict[str, Any]:
+        """Run programs one after the other; {"results": [what `run` gives..]}, which ends with the first
+        that hangs."""
+        self._batch = results = []
+        try:
+            for program in programs:
+                results.append(self.run(program))
+        finally:
+            if self._batch is results:  # a batch that hung has lost it to the next one
+                self._batch = None
+        return {"results": results}
 
     def run(self, program: Any) -> dict[str, Any]:
-        """Run a program; `{"trace": [...], "hung": None or {...}}`.  Failure `usage` when it is malformed."""
+        """Run a program; `{"trace": [...], "hung": None}`.  Failure `usage` when it is malformed.
+
+        Raises `Overdue` when `overdue` has answered for it meanwhile: the caller must not answer again.
+        """
         threads = _parse(program)
         session = program.get("session")
-        slots = self.sessions.setdefault(session, Slots()) if session is not None else Slots()
-        slots.keep.update(program.get("keep", []))
-        run = Run(slots, program, threads)
-        self._start_actors(run)
+        if session is None:
+            slots = Slots()
+        else:
+            slots = self.sessions.get(session) or self.sessions.setdefault(session, Slots())
+        slots.keep.update(program.get("keep", ()))
+        run = Run(slots, program, threads, session)
+        self._current = run
+        if run.has_actors:
+            self._start_actors(run)
         for thread in threads[1:]:
             threading.Thread(target=run.run_thread, args=(thread,), daemon=True).start()
-        self._worker.jobs.put(lambda: run.run_thread(threads[0]))
-        hung = None
-        try:
-            run.done.get(timeout=max(0.001, (run.deadline_ns - _now()) / 1e9))
-        except Empty:
-            hung = self._abandon(run, session)
-        if session is None and hung is None:
+        run.run_thread(threads[0])
+        if run.others_done is not None:
+            run.others_done.wait()
+        if not run.claim():
+            raise Overdue
+        self._current = None
+        if session is None:
             slots.close_rest(frozenset())
         if run.failure is not None:
             raise run.failure
-        return {"trace": list(run.trace), "hung": hung}
+        return {"trace": run.trace, "hung": None}
+
+    def overdue(self) -> dict[str, Any] | None:
+        """Return the answer for a program that hangs, once, after which it is nobody's any more; else
+        None."""
+        run = self._current
+        if run is None or _now() < run.deadline_ns:
+            return None
+        run.stopped = True
+        if _now() < run.deadline_ns + _GRACE_NS or not run.claim():
+            return None  # an operation that waits until the deadline comes back about now
+        # The session's slots may hang whoever touches them: forget them.
+        if run.session is not None:
+            self.sessions.pop(run.session, None)
+        run.slots.keep.clear()
+        self._current = None
+        result = {"trace": list(run.trace), "hung": run.hung()}
+        return result if self._batch is None else {"results": [*self._batch, result]}
 
     def _start_actors(self, run: Run) -> None:
         forked = {op[1]["actor"] for t in run.threads for op in t.ops if op[0] == "fork"}
@@ -237,22 +298,6 @@ class Executor:
             name = thread.actor
             if name is not None and name not in forked and name not in run.slots.actors:
                 run.slots.actors[name] = Actor.start(name, run.slots, run.devices)
-
-    def _abandon(self, run: Run, session: str | None) -> dict[str, Any] | None:
-        run.stopped = True
-        try:
-            run.done.get(timeout=0.5)  # an operation that waits until the deadline comes back about now
-            if all(t.index >= len(t.ops) for t in run.threads):
-                return None
-        except Empty:
-            pass
-        hung = run.hung()
-        # The session's slots may hang whoever touches them, and the worker may never return: forget both.
-        if session is not None:
-            self.sessions.pop(session, None)
-        run.slots.keep.clear()
-        self._worker = _Worker()
-        return hung
 
     def end_session(self, name: str) -> None:
         """Close every kept slot of session `name`; nothing when there is no such session."""

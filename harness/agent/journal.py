@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The undo journal: how to take a change back is on disk before the change is made.
 
-One file a step, `<root>/<run>/NNNN.json`.  A run's folder holds a lock as long as its agent lives, so that an undo
+One file a step, `<root>/<run>/NNNN.json`.  A run's folder holds a lock as long as its agent lives, so that
+an undo
 without controller state takes back what dead runs left and leaves the living alone.
 """
 
@@ -34,7 +35,9 @@ def run_root() -> str:
 def check_run_name(run: str) -> str:
     """Return `run`, or raise Failure where it is not a plain name."""
     if not _RUN.match(run):
-        raise Failure("usage", "run=%r is not 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit" % run)
+        raise Failure(
+            "usage", "run=%r is not 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit" % run
+        )
     return run
 
 
@@ -106,7 +109,8 @@ def _steps(folder: str) -> list[str]:
 
 
 def undo_run(folder: str, undo: Undo) -> list[dict[str, Any]]:
-    """Take back the steps of one run's folder, the last one first; a step that fails stays and others go on."""
+    """Take back the steps of one run's folder, the last one first; a step that fails stays and others go
+    on."""
     run = os.path.basename(folder)
     done = []
     for name in _steps(folder):
@@ -150,7 +154,9 @@ def undo_runs(root: str, run: str | None, own: Journal, undo: Undo) -> list[dict
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            done.append({"run": name, "step": 0, "undo": "", "status": "skipped: its agent lives (pid %s)" % pid})
+            done.append(
+                {"run": name, "step": 0, "undo": "", "status": "skipped: its agent lives (pid %s)" % pid}
+            )
             os.close(fd)
             continue
         done += undo_run(folder, undo)

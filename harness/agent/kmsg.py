@@ -59,7 +59,9 @@ class KernelLog:
                     time.sleep(0.001)
                 elif record[3] == _escaped(text):
                     return {"seq": record[1]}
-            raise Failure("lab", "the kernel log did not take a mark within %d s (printk.devkmsg=off?)" % _MARK_LIMIT_S)
+            raise Failure(
+                "lab", "the kernel log did not take a mark within %d s (printk.devkmsg=off?)" % _MARK_LIMIT_S
+            )
         finally:
             os.close(reader)
 
@@ -70,7 +72,10 @@ class KernelLog:
         `since` of the next call}.
         """
         if since < 0 or not 1 <= max <= _MAX_RECORDS:
-            raise Failure("usage", "kmsg_read: since=%d is negative or max=%d is not 1 to %d" % (since, max, _MAX_RECORDS))
+            raise Failure(
+                "usage",
+                "kmsg_read: since=%d is negative or max=%d is not 1 to %d" % (since, max, _MAX_RECORDS),
+            )
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if since != self._next:

@@ -50,7 +50,10 @@ class Leases:
             other = _holder(os.pread(fd, 4096, 0))
             os.close(fd)
             raise Failure(
-                "lab", "%s is leased by %s since %s" % (key, other["holder"], other["since"]), key=key, **other
+                "lab",
+                "%s is leased by %s since %s" % (key, other["holder"], other["since"]),
+                key=key,
+                **other,
             )
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         # The file stays when the lease ends: a lock on a file that somebody unlinked would protect nothing.

@@ -35,11 +35,11 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _start(modules, bundle_hash):  # type: ignore[no-untyped-def]
-    sys.meta_path.insert(0, _Importer(modules))
+    sys.meta_path.insert(0, _Importer(modules))  # type: ignore[no-untyped-call]
     from harness.agent import main
 
     main.main(bundle_hash)
 
 
 if "MODULES" in globals():
-    _start(globals()["MODULES"], globals()["HASH"])
+    _start(globals()["MODULES"], globals()["HASH"])  # type: ignore[no-untyped-call]

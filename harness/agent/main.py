@@ -13,6 +13,7 @@ import traceback
 from typing import Any
 
 from . import wire
+from .executor import Overdue
 from .failure import Failure
 from .methods import Methods
 
@@ -20,6 +21,7 @@ __all__ = ["PROTOCOL", "main"]
 
 PROTOCOL = 1
 _UNDO_LIMIT_S = 120.0
+_WATCH_PERIOD_S = 0.1
 
 
 def _boot_id() -> str:
@@ -48,41 +50,71 @@ def _raise_fd_limit() -> None:
         pass
 
 
-def _answer(methods: Methods, body: bytes) -> bytes:
-    number = None
-    try:
-        try:
-            request = wire.decode(body)
-        except (ValueError, RecursionError) as e:
-            raise Failure("usage", "the request is not JSON: %s" % e)
-        if not isinstance(request, dict) or not isinstance(request.get("params", {}), dict):
-            raise Failure("usage", "the request is not an object with id, method and params")
-        number = request.get("id")
-        result = methods.call(request.get("method"), request.get("params", {}))
-        return wire.encode({"id": number, "result": result})
-    except Failure as e:
-        error = {"kind": e.kind, "message": e.message, "detail": e.detail}
-    except OSError as e:
-        error = {"kind": "lab", "message": str(e), "detail": {"errno": e.errno}}
-    except Exception as e:
-        # The agent never dies on a request: a bug in it is an answer as well.
-        message = "%s: %s" % (type(e).__name__, e)
-        error = {"kind": "agent", "message": message, "detail": {"traceback": traceback.format_exc()}}
-    return wire.encode({"id": number, "error": error})
+class _Server:
+    """Serves requests in a thread of its own, while the main thread watches: a stuck request costs a
+    thread, no more."""
 
+    def __init__(self, methods: Methods, reader: int, writer: int) -> None:
+        self.methods = methods
+        self.reader = reader
+        self.writer = writer
+        self.ended = threading.Event()
+        self.number: Any = None  # of the request under way
 
-def _serve(methods: Methods, reader: int, writer: int) -> None:
-    while True:
+    def start(self) -> None:
+        """Start (or, after a hang, go on) serving."""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
         try:
-            body = wire.read_frame(reader)
+            while True:
+                answer = self._answer(wire.read_frame(self.reader))
+                wire.write_all(self.writer, answer)
+        except Overdue:
+            return  # the watcher answered, and another thread serves
         except wire.EndOfStream:
-            return
+            pass
         except ValueError as e:
             # The stream cannot be followed any more: say so, and end.
             error = {"kind": "usage", "message": str(e), "detail": {}}
-            wire.write_all(writer, wire.encode({"id": None, "error": error}))
-            return
-        wire.write_all(writer, _answer(methods, body))
+            wire.write_all(self.writer, wire.encode({"id": None, "error": error}))
+        except OSError:
+            pass  # nobody reads the answer any more: the same as the end of the stream
+        self.ended.set()
+
+    def _answer(self, body: bytes) -> bytes:
+        self.number = None
+        try:
+            try:
+                request = wire.decode(body)
+            except (ValueError, RecursionError) as e:
+                raise Failure("usage", "the request is not JSON: %s" % e)
+            if not isinstance(request, dict) or not isinstance(request.get("params", {}), dict):
+                raise Failure("usage", "the request is not an object with id, method and params")
+            number = self.number = request.get("id")
+            return wire.encode(
+                {"id": number, "result": self.methods.call(request.get("method"), request.get("params", {}))}
+            )
+        except Overdue:
+            raise
+        except Failure as e:
+            error = {"kind": e.kind, "message": e.message, "detail": e.detail}
+        except OSError as e:
+            error = {"kind": "lab", "message": str(e), "detail": {"errno": e.errno}}
+        except Exception as e:
+            # The agent never dies on a request: a bug in it is an answer as well.
+            message = "%s: %s" % (type(e).__name__, e)
+            error = {"kind": "agent", "message": message, "detail": {"traceback": traceback.format_exc()}}
+        return wire.encode({"id": self.number, "error": error})
+
+    def watch(self) -> None:
+        """Wait for the end of the stream; answer for programs that hang, and serve on without their
+        thread."""
+        while not self.ended.wait(_WATCH_PERIOD_S):
+            hung = self.methods.executor.overdue()
+            if hung is not None:
+                wire.write_all(self.writer, wire.encode({"id": self.number, "result": hung}))
+                self.start()
 
 
 def _terminate(signum: int, frame: Any) -> None:
@@ -103,7 +135,9 @@ def main(bundle_hash: str) -> None:
     }  # fmt: skip
     try:
         wire.write_all(writer, wire.encode({"hello": hello}))
-        _serve(methods, reader, writer)
+        server = _Server(methods, reader, writer)
+        server.start()
+        server.watch()
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
     except OSError:
@@ -114,7 +148,9 @@ def main(bundle_hash: str) -> None:
     last.start()
     last.join(_UNDO_LIMIT_S)
     if last.is_alive():
-        sys.stderr.write("vfiocert agent: the undo did not finish within %d s; run undo again\n" % _UNDO_LIMIT_S)
+        sys.stderr.write(
+            "vfiocert agent: the undo did not finish within %d s; run undo again\n" % _UNDO_LIMIT_S
+        )
         code = code or 3
     sys.stderr.flush()
     os._exit(code)

@@ -51,18 +51,23 @@ class Methods:
             "kmsg_mark": (self.log.mark, {"text": "str"}),
             "kmsg_read": (self.log.read, {"since": "int", "max": "int"}),
             "run": (self.executor.run, {"program": "dict"}),
+            "run_many": (self.executor.run_many, {"programs": "list"}),
             "session_end": (self._session_end, {"session": "str"}),
         }
 
     def call(self, name: Any, params: dict[str, Any]) -> Any:
         """Call method `name`; Failure `usage` names the valid methods or parameters."""
         if not isinstance(name, str) or name not in self.table:
-            raise Failure("usage", "%.100r is not a method; valid are %s" % (name, ", ".join(sorted(self.table))))
+            raise Failure(
+                "usage", "%.100r is not a method; valid are %s" % (name, ", ".join(sorted(self.table)))
+            )
         function, spec = self.table[name]
         kinds = {key.rstrip("?"): kind for key, kind in spec.items()}
         for key, value in params.items():
             if key not in kinds:
-                raise Failure("usage", "%s takes no %.60r; valid are %s" % (name, key, ", ".join(kinds) or "none"))
+                raise Failure(
+                    "usage", "%s takes no %.60r; valid are %s" % (name, key, ", ".join(kinds) or "none")
+                )
             kind = _KINDS[kinds[key]]
             if value is None and key + "?" in spec:
                 continue
@@ -79,7 +84,8 @@ class Methods:
         return {
             "kernel": os.uname().release, "version": os.uname().version, "machine": platform.machine(),
             "hostname": os.uname().nodename, "python": platform.python_version(), "uid": os.getuid(),
-            "boot_id": read_text("/proc/sys/kernel/random/boot_id"), "taint": int(taint) if taint.isdigit() else 0,
+            "boot_id": read_text("/proc/sys/kernel/random/boot_id"),
+            "taint": int(taint) if taint.isdigit() else 0,
             "has_iommufd": os.path.exists("/dev/iommu"), "has_vfio": os.path.exists("/dev/vfio/vfio"),
             "cmdline": read_text("/proc/cmdline"), "free_disk_bytes": space.f_bavail * space.f_frsize,
             "run": self.journal.run,

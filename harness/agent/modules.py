@@ -107,7 +107,9 @@ class Modules:
             _syscall(0, image, ctypes.c_ulong(len(image)), b"")
         except OSError as e:
             why = os.strerror(e.errno or 0)
-            raise Failure("lab", "the kernel does not take the image of %s: %s; its log says why" % (name, why))
+            raise Failure(
+                "lab", "the kernel does not take the image of %s: %s; its log says why" % (name, why)
+            )
 
     def vfio_driver(self, modalias: str) -> str | None:
         """Return the module of the best `vfio_pci:` alias that matches: the one with fewest wildcards."""

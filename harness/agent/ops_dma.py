@@ -92,7 +92,9 @@ def group_status(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def group_set_container(ctx: Context, a: dict[str, Any]) -> Any:
-    ioctl(ctx.fds[a["fd"]], vfio.VFIO_GROUP_SET_CONTAINER, bytearray(struct.pack("=i", ctx.fds[a["container"]])))
+    ioctl(
+        ctx.fds[a["fd"]], vfio.VFIO_GROUP_SET_CONTAINER, bytearray(struct.pack("=i", ctx.fds[a["container"]]))
+    )
 
 
 def group_unset_container(ctx: Context, a: dict[str, Any]) -> Any:
@@ -106,7 +108,9 @@ def group_get_device_fd(ctx: Context, a: dict[str, Any]) -> Any:
             raise Failure("usage", "group_get_device_fd needs dev or name")
         device = ctx.device(a["dev"])
         # the name a group knows is the one of the sysfs device: a BDF or a UUID
-        name = device.get("device_name") or os.path.basename(device.get("debugfs") or "") or device.get("name")
+        name = (
+            device.get("device_name") or os.path.basename(device.get("debugfs") or "") or device.get("name")
+        )
     if not isinstance(name, str):
         raise Failure("usage", "devices.%s has no device_name" % a.get("dev"))
     fd = ioctl(ctx.fds[a["fd"]], vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0"), True)
@@ -159,20 +163,25 @@ def dma_logging_start(ctx: Context, a: dict[str, Any]) -> Any:
     control = vfio.vfio_device_feature_dma_logging_control(
         page_size=a["page_size"], num_ranges=a.get("num_ranges", len(ranges)), ranges=ctypes.addressof(array)
     )
-    setattr(control, "__reserved", a.get("reserved", 0))  # noqa: B010  (written out, Python would mangle it)
+    setattr(control, "__reserved", a.get("reserved", 0))
     flags = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START
     ret, error = _feature(ctx, a, flags, control)
     return {"ret": ret, "errno": error}
 
 
 def dma_logging_stop(ctx: Context, a: dict[str, Any]) -> Any:
-    ret, error = _feature(ctx, a, vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, b"")
+    ret, error = _feature(
+        ctx, a, vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, b""
+    )
     return {"ret": ret, "errno": error}
 
 
 def dma_logging_report(ctx: Context, a: dict[str, Any]) -> Any:
-    """Ask for the dirty bitmap.  `preset` fills the buffer first; `bitmap` is the whole buffer afterwards, in hex,
-    with 64 guard bytes in front and behind of which `guard` says whether they were left alone; `off` misaligns it."""
+    """Ask for the dirty bitmap, into a buffer that `preset` fills first and `off` misaligns.
+
+    `bitmap` is the whole buffer afterwards, in hex; `guard` says whether the 64 bytes before and after it
+    were left alone.
+    """
     size, off = a["bitmap_bytes"], a.get("off", 0)
     room = bytearray(b"\xa5" * (64 + off) + bytes(size) + b"\xa5" * 64)
     preset = bytes.fromhex(a.get("preset", ""))[:size]

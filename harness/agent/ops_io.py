@@ -140,7 +140,11 @@ def pwrite(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def lseek(ctx: Context, a: dict[str, Any]) -> Any:
-    whence = getattr(os, a.get("whence", "SEEK_SET"), None) if a.get("whence", "SEEK_").startswith("SEEK_") else None
+    whence = (
+        getattr(os, a.get("whence", "SEEK_SET"), None)
+        if a.get("whence", "SEEK_").startswith("SEEK_")
+        else None
+    )
     if whence is None:
         raise Failure("usage", "lseek: whence=%r is not SEEK_SET, SEEK_CUR or SEEK_END" % a["whence"])
     at = os.lseek(ctx.fds[a["fd"]], _file_offset(a["off"]), whence)

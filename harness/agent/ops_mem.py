@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on memory of the agent: mmap of fds, anonymous memory for DMA, reads and writes of both.
 
-A revoked or absent mapping raises SIGBUS, which no Python survives: so memory is copied through a pipe, where the
+A revoked or absent mapping raises SIGBUS, which no Python survives: so memory is copied through a pipe,
+where the
 kernel answers EFAULT instead, and accesses of a given width are made in a child process.
 """
 
@@ -113,7 +114,9 @@ def _in_child(width: int, address: int, count: int, data: bytes | None) -> bytes
     """Read (data None) or write in units of `width` in a child, which a SIGBUS may kill: then EFAULT."""
     unit = _WIDTHS.get(width)
     if unit is None or count % width:
-        raise Failure("usage", "width=%d is not 1, 2, 4 or 8, or %d bytes are no multiple of it" % (width, count))
+        raise Failure(
+            "usage", "width=%d is not 1, 2, 4 or 8, or %d bytes are no multiple of it" % (width, count)
+        )
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -146,12 +149,14 @@ def _in_child(width: int, address: int, count: int, data: bytes | None) -> bytes
 
 
 def mem_read(ctx: Context, a: dict[str, Any]) -> Any:
-    address = ctx.maps[a["mem"]].at(a.get("off", 0), a["n"])
-    if a.get("width"):
-        data = _in_child(a["width"], address, a["n"], None)
-    else:
-        data = _copy_out(address, a["n"])
-    return {"ret": len(data), "n": len(data), "hex": data[:65536].hex(), "sha256": hashlib.sha256(data).hexdigest()}
+    address, width = ctx.maps[a["mem"]].at(a.get("off", 0), a["n"]), a.get("width", 0)
+    data = _in_child(width, address, a["n"], None) if width else _copy_out(address, a["n"])
+    return {
+        "ret": len(data),
+        "n": len(data),
+        "hex": data[:65536].hex(),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def mem_write(ctx: Context, a: dict[str, Any]) -> Any:

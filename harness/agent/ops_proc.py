@@ -72,7 +72,10 @@ def wait(ctx: Context, a: dict[str, Any]) -> Any:
         raise OSError(errno.ETIMEDOUT, "actor %s did not end" % a["actor"])
     ctx.slots.actors.pop(a["actor"]).end()
     signaled = os.WIFSIGNALED(status)
-    return {"code": None if signaled else os.WEXITSTATUS(status), "signal": os.WTERMSIG(status) if signaled else 0}
+    return {
+        "code": None if signaled else os.WEXITSTATUS(status),
+        "signal": os.WTERMSIG(status) if signaled else 0,
+    }
 
 
 def exec_self(ctx: Context, a: dict[str, Any]) -> Any:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on VFIO devices: open, bind, features, migration state, regions, interrupts.
 
-Every function takes the context and the validated arguments and returns the record's result fields, or None.  An
+Every function takes the context and the validated arguments and returns the record's result fields, or
+None.  An
 OSError becomes `ret: -1` with its errno; where the kernel writes something back on failure too, the function
 catches it itself and returns both.
 """
@@ -40,13 +41,21 @@ def raw_ioctl(fd: int, number: int, buffer: bytearray) -> tuple[int, int]:
 
 
 def patch_pointers(ctx: Context, buffer: bytearray, base: int, ptrs: list[Any]) -> None:
-    """Write addresses of mappings into `buffer`: `ptrs` is a list of [offset from base, mem slot, offset in it]."""
+    """Write addresses of mappings into `buffer`: `ptrs` is a list of [offset from base, mem slot, offset
+    in it]."""
     for item in ptrs:
-        if not (isinstance(item, list) and len(item) == 3 and isinstance(item[0], int) and isinstance(item[2], int)):
+        if not (
+            isinstance(item, list)
+            and len(item) == 3
+            and isinstance(item[0], int)
+            and isinstance(item[2], int)
+        ):
             raise Failure("usage", "ptrs: %r is not [offset, slot, offset in the mapping]" % (item,))
         at, name, off = item
         if at < 0 or base + at + 8 > len(buffer) or off < 0:
-            raise Failure("usage", "ptrs: offset %r is outside the payload of %d bytes" % (at, len(buffer) - base))
+            raise Failure(
+                "usage", "ptrs: offset %r is outside the payload of %d bytes" % (at, len(buffer) - base)
+            )
         struct.pack_into("=Q", buffer, base + at, ctx.maps[name].at(off, 0))
 
 
@@ -95,9 +104,7 @@ def bind(ctx: Context, a: dict[str, Any]) -> Any:
 
 def attach(ctx: Context, a: dict[str, Any]) -> Any:
     size = a.get("argsz", 16 if "pasid" in a else 12)
-    buffer = bytearray(
-        struct.pack("=IIII", size, a.get("flags", 0), ctx.number(a["pt"]), a.get("pasid", 0))
-    )
+    buffer = bytearray(struct.pack("=IIII", size, a.get("flags", 0), ctx.number(a["pt"]), a.get("pasid", 0)))
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, buffer)
     return {"ret": ret, "errno": error, "pt": struct.unpack_from("=I", buffer, 8)[0]}
 
@@ -297,7 +304,9 @@ def fingerprint(ctx: Context, a: dict[str, Any]) -> Any:
     fd = ctx.fds[a["fd"]]
     parts = []
     for item in a["regions"]:
-        if not (isinstance(item, list) and len(item) == 4 and all(isinstance(v, int) and v >= 0 for v in item)):
+        if not (
+            isinstance(item, list) and len(item) == 4 and all(isinstance(v, int) and v >= 0 for v in item)
+        ):
             raise Failure("usage", "fingerprint: %r is not [region, offset, bytes, width]" % (item,))
         region, off, count, width = item
         parts.append(_pread(fd, min(count, _MAX_INFO_BYTES), region_offset(fd, region) + off, width))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The closed language of programs: every operation with its arguments and their types.
 
-One line an operation, `name: arg:type arg?:type`; a question mark makes the argument optional.  The controller
+One line an operation, `name: arg:type arg?:type`; a question mark makes the argument optional.  The
+controller
 (`harness.program`) and the agent validate against this same table.
 """
 
@@ -93,7 +94,7 @@ walk: fd:fd targets:b64
 
 
 def _is_slot(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 64
+    return type(value) is str and 0 < len(value) <= 64
 
 
 def _is_int(value: Any) -> bool:
@@ -101,8 +102,10 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_fd(value: Any) -> bool:
+    if type(value) is str:  # nearly always: this is checked for every operation of every program
+        return 0 < len(value) <= 64
     # A raw number is for negative tests and must not be able to name a descriptor of the agent itself.
-    return _is_slot(value) or (_is_int(value) and (-(1 << 31) <= value < 0 or 1_000_000 <= value < 1 << 31))
+    return _is_int(value) and (-(1 << 31) <= value < 0 or 1_000_000 <= value < 1 << 31)
 
 
 def _is_hex(value: Any) -> bool:
@@ -126,7 +129,7 @@ def _is_b64(value: Any) -> bool:
 
 
 def _unsigned(limit: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
+    return lambda value: type(value) is int and 0 <= value <= limit  # type: a bool is no number here
 
 
 def _list_of(check: Callable[[Any], bool], length: int = 0) -> Callable[[Any], bool]:
@@ -147,7 +150,10 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "u32": (_unsigned(0xFFFFFFFF), "an unsigned number of 32 bits"),
     "u64": (_unsigned(0xFFFFFFFFFFFFFFFF), "an unsigned number of 64 bits"),
     "n": (_is_n, "a number from 0 to %d" % MAX_IO_BYTES),
-    "ns": (lambda v: _list_of(_is_n)(v) and bool(v) and all(v), "a list of numbers from 1 to %d" % MAX_IO_BYTES),
+    "ns": (
+        lambda v: _list_of(_is_n)(v) and bool(v) and all(v),
+        "a list of numbers from 1 to %d" % MAX_IO_BYTES,
+    ),
     "hex": (_is_hex, "bytes in hex"),
     "b64": (_is_b64, "bytes in base64"),
     "str": (lambda v: isinstance(v, str) and len(v) <= 4096, "a string of up to 4096 characters"),
@@ -207,9 +213,9 @@ def check_ops(ops: Any, where: str) -> str | None:
     if not isinstance(ops, list):
         return "%s is not a list of operations" % where
     for index, op in enumerate(ops):
-        wrong = check_op(op, "%s[%d]" % (where, index))
+        wrong = check_op(op, "")
         if wrong is not None:
-            return wrong
+            return check_op(op, "%s[%d]" % (where, index))
     return None
 
 
@@ -218,7 +224,8 @@ _THREAD_KEYS = frozenset(["name", "actor", "ops"])
 
 
 def check_program(program: Any) -> str | None:
-    """Return None when `program` is well formed (docs/architecture.md), else the first thing that is wrong."""
+    """Return None when `program` is well formed (docs/architecture.md), else the first thing that is
+    wrong."""
     if not isinstance(program, dict):
         return "program is not an object"
     extra = sorted(program.keys() - _PROGRAM_KEYS)
@@ -264,5 +271,11 @@ def _check_devices(ops: list[Any], devices: dict[str, Any], where: str) -> str |
     for index, (name, args) in enumerate(ops):
         if "dev" in args and args["dev"] not in devices:
             known = ", ".join(sorted(devices)) or "none"
-            return "%s.ops[%d]: %s: dev=%r is not in devices; known: %s" % (where, index, name, args["dev"], known)
+            return "%s.ops[%d]: %s: dev=%r is not in devices; known: %s" % (
+                where,
+                index,
+                name,
+                args["dev"],
+                known,
+            )
     return None

@@ -80,7 +80,8 @@ class Provisioner:
             time.sleep(0.01)
         module = self._module_of(found["path"])
         return {
-            "cdev": found["cdev"], "group": found["group"], "vfio_name": found["vfio_name"], "name": found["name"],
+            "cdev": found["cdev"], "group": found["group"], "vfio_name": found["vfio_name"], "name":
+            found["name"],
             "device_name": found["name"], "debugfs": found["debugfs"], "driver": found["driver"],
             "iommu_group": found["iommu_group"], "module": module,
             "module_srcversion": self.modules.srcversion(module) if module else "", "steps": steps,
@@ -137,7 +138,9 @@ class Provisioner:
             steps.append("unbound %s from %s" % (bdf, old))
         self._probe(bdf)
         if self.sysfs.driver(path) != wanted:
-            raise Failure("lab", "%s did not take driver %s; the kernel log says why" % (bdf, wanted), steps=steps)
+            raise Failure(
+                "lab", "%s did not take driver %s; the kernel log says why" % (bdf, wanted), steps=steps
+            )
         steps.append("bound %s to %s" % (bdf, wanted))
 
     def _probe(self, bdf: str) -> None:
@@ -220,7 +223,10 @@ class Provisioner:
         if path is None:
             parent, kind = device.get("mdev_parent"), device.get("mdev_type")
             if parent is None or kind is None:
-                raise Failure("usage", "device: mdev %s does not exist, and mdev_parent or mdev_type is not given" % uuid)
+                raise Failure(
+                    "usage",
+                    "device: mdev %s does not exist, and mdev_parent or mdev_type is not given" % uuid,
+                )
             folder = self.sysfs.mdev_parent(parent)
             if folder is None:
                 self._load(module_name(parent), steps)  # the sample drivers are named like their parents
@@ -257,7 +263,9 @@ class Provisioner:
         if not old.isdigit():
             raise Failure("lab", "%s has no SR-IOV" % device["pci"])
         if int(old) != numvfs:
-            self.journal.before({"undo": "sriov", "subject": device["pci"], "device": device["pci"], "numvfs": int(old)})
+            self.journal.before(
+                {"undo": "sriov", "subject": device["pci"], "device": device["pci"], "numvfs": int(old)}
+            )
             if int(old):
                 _write(file, "0")  # the kernel wants zero in between
             if numvfs:

@@ -61,7 +61,9 @@ class Mapping:
     def at(self, off: int, count: int) -> int:
         """Return the address of `count` bytes at `off`; Failure where they are not all inside."""
         if off + count > self.length:
-            raise Failure("usage", "offset %d plus %d is outside the mapping of %d bytes" % (off, count, self.length))
+            raise Failure(
+                "usage", "offset %d plus %d is outside the mapping of %d bytes" % (off, count, self.length)
+            )
         return self.address + off
 
 

@@ -55,8 +55,10 @@ class Sysfs:
         if "pci" in device:
             if device.keys() != {"pci"} or not isinstance(device["pci"], str) or not BDF.match(device["pci"]):
                 raise Failure("usage", "device %.200r is not %s" % (device, kinds))
-            return device["pci"]  # type: ignore[no-any-return]
-        if not device.keys() <= {"mdev_parent", "mdev_type", "uuid"} or not isinstance(device.get("uuid"), str):
+            return device["pci"]
+        if not device.keys() <= {"mdev_parent", "mdev_type", "uuid"} or not isinstance(
+            device.get("uuid"), str
+        ):
             raise Failure("usage", "device %.200r is not %s" % (device, kinds))
         if not UUID.match(device["uuid"]):
             raise Failure("usage", "device: uuid=%.100r is not a UUID in lower case" % device["uuid"])
@@ -108,7 +110,8 @@ class Sysfs:
         key = self.key(device)
         path = self.path(device)
         result: dict[str, Any] = {
-            "name": key, "kind": "pci" if "pci" in device else "mdev", "exists": path is not None, "path": path,
+            "name": key, "kind": "pci" if "pci" in device else "mdev", "exists": path is not None, "path":
+            path,
             "driver": None, "driver_override": None, "modalias": "", "iommu_group": None, "group_members": [],
             "cdev": None, "group": None, "vfio_name": None, "debugfs": None, "class": "", "numa_node": None,
             "sriov_totalvfs": None, "sriov_numvfs": None, "physfn": None,

@@ -2,9 +2,12 @@
 """The fast path of the bounded-exhaustive sweep: thousands of state requests in one operation.
 
 The record of a step is 4 bytes (docs/architecture.md): errno of the SET or reset; the state GET reports, 0xff
-where it failed; bits: 1 an fd came back, 2 it was close-on-exec, 4 an fd was held before this step, 8 the number
-returned was neither -1 nor a new open fd, 16 the state written back by a successful SET is not what GET reports; errno
-of the one-byte read of the fd held before, 0 where it returned nothing, 0xfd where it returned data, 0xfe where no read
+where it failed; bits: 1 an fd came back, 2 it was close-on-exec, 4 an fd was held before this step, 8 the
+number
+returned was neither -1 nor a new open fd, 16 the state written back by a successful SET is not what GET
+reports; errno
+of the one-byte read of the fd held before, 0 where it returned nothing, 0xfd where it returned data, 0xfe
+where no read
 was made.
 """
 

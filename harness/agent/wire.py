@@ -53,7 +53,8 @@ def read_exact(fd: int, count: int) -> bytes:
 
 
 def read_frame(fd: int) -> bytes:
-    """Read one frame's body from `fd`; ValueError when its length is not allowed, `EndOfStream` at the end."""
+    """Read one frame's body from `fd`; ValueError when its length is not allowed, `EndOfStream` at the
+    end."""
     (length,) = struct.unpack(">I", read_exact(fd, 4))
     if length > MAX_FRAME_BYTES:
         raise ValueError("frame length %d is larger than the %d allowed" % (length, MAX_FRAME_BYTES))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values, ioctl numbers and structs of include/uapi/linux/iommufd.h, in the kernel's spelling (as of v7.2)."""
+"""Values, ioctl numbers and structs of include/uapi/linux/iommufd.h, in the kernel's spelling (as of
+v7.2)."""
 
 from __future__ import annotations
 
