@@ -144,6 +144,8 @@ class Profile:
     compatible_with: frozenset[str] = field(default_factory=frozenset)
     needs_pf: bool = False
     stream_format_known: bool = False
+    explanations: Mapping[str, str] = field(default_factory=dict)
+    """Clause id -> the cause of a finding that was followed to the driver's source, for the report."""
     source: str = ""
 
     def compatible(self, other: Profile) -> bool:
