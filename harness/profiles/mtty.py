@@ -58,6 +58,9 @@ def _port(port: int) -> tuple[Mutation, ...]:
     )
 
 
+_AS_107 = "the cause of MIG-107: the header was refused at write(), its data was kept and loaded all the same"
+
+
 PROFILE = Profile(
     module="mtty",
     driver="mtty",
@@ -78,20 +81,21 @@ PROFILE = Profile(
     stream_format_known=True,
     explanations={
         "MIG-020": (
-            "mtty_close() ends the data fds but leaves mdev_state->state as it is, and nothing sets it at open: only "
-            "mtty_init_dev() does, when the mdev is made. The next user finds the device in the last one's state"
+            "mtty_close() ends the data fds but leaves mdev_state->state as it is; nothing sets it at open: "
+            "only mtty_init_dev() does, when the mdev is made. The next user finds the device in the last "
+            "one's state"
         ),
         "MIG-078": (
-            "mtty_save_read() returns 0 when all that is there has been read, in PRE_COPY as in STOP_COPY; ENOMSG is "
-            "not in the driver"
+            "mtty_save_read() returns 0 when all that is there has been read, in PRE_COPY as in STOP_COPY; "
+            "ENOMSG is not in the driver"
         ),
         "MIG-107": (
-            "mtty_resume_write() returns -EFAULT for a header that fails validation, but has copied the data and adds "
-            "its length to filled_size all the same; mtty_load_state() trusts that the header was tested and checks "
-            "only filled_size"
+            "mtty_resume_write() returns -EFAULT for a header that fails validation, but has copied the data "
+            "and adds its length to filled_size all the same; mtty_load_state() trusts that the header was "
+            "tested and checks only filled_size"
         ),
-        "MIG-109": "the same cause as MIG-107: the header was refused at write(), its data was kept and loaded",
-        "MIG-110": "the same cause as MIG-107: the header was refused at write(), its data was kept and loaded",
+        "MIG-109": _AS_107,
+        "MIG-110": _AS_107,
     },
     source="samples/vfio-mdev/mtty.c",
 )
