@@ -66,6 +66,8 @@ class Host:
     ) -> None:
         self.spec = spec
         self.name = name
+        self.prepares = ""
+        """Id of the device that harness.provision has prepared with this agent, "" for none."""
         self._jumps = tuple(jumps)
         self._require_vfio = require_vfio
         self._deadline_s = deadline_s

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import LabError, UsageError
+from harness.errors import HarnessError, LabError, UsageError
 from harness.host import Host
 from harness.inventory.models import DeviceSpec
 from harness.lease import leased
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _PROVISION_S = 180.0
+_RECONNECT_S = 60.0
 _MAX_MODULE_BYTES = 40 << 20
 _MAX_DIFFERENCES = 12
 # Any fixed value: the same device of the same lab gets the same mdev in each run, so that leases meet.
@@ -124,6 +125,7 @@ def provisioned(
     _refuse(where, described, may_be_made=device.mdev is not None or function is not None)
     touched: list[dict[str, Any]] = [wire] if pf is None else [wire, pf]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_only_one(host, device))
         stack.enter_context(leased(host.agent, touched, holder))
         stack.enter_context(_restored(host, touched, where))
         if file is not None and image is not None:
@@ -136,6 +138,21 @@ def provisioned(
         driver = None if device.mdev is not None else device.wanted_driver
         answer = host.agent.call("provision", deadline_s=_PROVISION_S, device=dict(wire), driver=driver)
         yield _ready(host, device, wire, answer, where)
+
+
+@contextlib.contextmanager
+def _only_one(host: Host, device: DeviceSpec) -> Iterator[None]:
+    """An agent's undo takes back all that agent did, so each device is prepared by an agent of its own."""
+    if host.prepares:
+        raise HarnessError(
+            f"{host.name}: device '{device.id}': this agent holds device '{host.prepares}'; "
+            "connect a second Host for it (any agent of the host may open it then)"
+        )
+    host.prepares = device.id
+    try:
+        yield
+    finally:
+        host.prepares = ""
 
 
 def _make_functions(
@@ -233,7 +250,7 @@ def _undo(host: Host, touched: list[dict[str, Any]], where: str, before: Any, bo
     except LabError:
         # A dead connection: the agent on the other side undoes by itself when its channel closes. A new one
         # undoes what that could not, and sees the result; a host that was booted anew has nothing to undo.
-        host.reconnect()
+        host.reconnect(_RECONNECT_S)
         if host.info.boot_id != boot_id:
             return
         done = host.agent.call("undo", deadline_s=_PROVISION_S, run=None)

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import LabError, UsageError
-from harness.inventory import embedded_devices, parse_inventory
-from harness.lease import lease_keys
+from harness.errors import HarnessError, LabError, UsageError
+from harness.inventory import DeviceSpec, embedded_devices, parse_inventory
 from harness.probe import probe_capabilities
 from harness.provision import module_name, provisioned, snapshot_difference, wire_device
 
@@ -72,11 +71,12 @@ class FakeAgent:
 
 class FakeHost:
     name = "rack7.node1"
+    prepares = ""
 
     def __init__(self, **answers):
         self.agent = FakeAgent(
             {
-                "describe_device": {"iommu_group": 7, "driver": "mtty"},
+                "describe_device": {"exists": True, "iommu_group": "7", "driver": "mtty", "path": "/sys/x"},
                 "lease": {},
                 "release": {},
                 "snapshot_host": {"drivers": {"a": "b"}},
@@ -86,10 +86,10 @@ class FakeHost:
                 **answers,
             }
         )
-        self.info = dataclasses.make_dataclass("Info", ["boot_id"])("b1")
+        self.info = dataclasses.make_dataclass("Info", ["boot_id", "run"])("b1", "agent-1")
         self.reboots = False
 
-    def reconnect(self):
+    def reconnect(self, deadline_s):
         self.agent.calls.append(("reconnect", {}))
         self.agent.answers["undo"] = []
         if self.reboots:
@@ -111,26 +111,77 @@ def test_order_is_look_lease_photograph_change_undo_photograph_release():
         assert ready.entry["debugfs"] == "/sys/kernel/debug/vfio/u"
         assert ready.region_sizes == {0: 8, 1: 8}
     assert host.agent.methods == [
-        "describe_device", "lease", "snapshot_host", "provision", "describe_device",
+        "describe_device", "lease", "undo", "snapshot_host", "provision", "describe_device",
         "undo", "snapshot_host", "release",
     ]  # fmt: skip
 
 
-def test_wanted_driver_is_passed_on():
+def pci(**more):
+    fields = {"id": "d", "host": "h", "pci": "0000:01:00.1", "profile": "vfio_pci", **more}
+    return DeviceSpec.model_validate(fields)
+
+
+@pytest.mark.parametrize("device, driver", [(MTTY0, None), (pci(), "vfio-pci"), (pci(driver="x"), "x")])
+def test_pci_devices_get_the_wanted_driver(device, driver):
     host = FakeHost()
-    with provisioned(host, MTTY0, holder="me"):
+    with provisioned(host, device, holder="me"):
         pass
-    assert dict(host.agent.calls)["provision"]["driver"] == "mtty"
+    assert dict(host.agent.calls)["provision"]["driver"] == driver
 
 
-def test_lease_covers_device_and_group():
+def test_lease_is_of_the_device_and_names_the_holder():
     host = FakeHost()
     with provisioned(host, MTTY0, holder="me"):
         pass
     lease = dict(host.agent.calls)["lease"]
-    assert lease["keys"] == [f"mdev:{wire_device(host.name, MTTY0)['uuid']}", "group:7"]
-    assert lease["holder"] == "me"
-    assert lease_keys({"pci": "0000:00:04.0"}, {"iommu_group": None}) == ["pci:0000:00:04.0"]
+    assert lease == {"keys": [wire_device(host.name, MTTY0)], "holder": "me"}
+    assert dict(host.agent.calls)["release"] == {"keys": lease["keys"]}
+
+
+def test_own_steps_are_undone_and_what_dead_runs_left_before():
+    host = FakeHost()
+    with provisioned(host, MTTY0, holder="me"):
+        pass
+    assert [params["run"] for method, params in host.agent.calls if method == "undo"] == [None, "agent-1"]
+
+
+FREE = {"exists": True, "sriov_totalvfs": 4, "sriov_numvfs": 0}
+ABSENT = {"exists": False, "name": "0000:01:00.1"}
+HERE = {"exists": True, "iommu_group": "9", "driver": "vfio-pci"}
+
+
+def test_missing_vf_is_made_and_leased_with_its_group():
+    host = FakeHost(describe_device=[ABSENT, FREE, HERE], sriov={"vfs": ["0000:01:00.1", "0000:01:00.2"]})
+    with provisioned(host, pci(vf_of={"pf": "0000:01:00.0", "count": 2}), holder="me"):
+        pass
+    calls = host.agent.calls
+    assert dict(calls)["sriov"] == {"device": {"pci": "0000:01:00.0"}, "numvfs": 2}
+    keys = [params["keys"] for method, params in calls if method == "lease"]
+    assert keys == [[{"pci": "0000:01:00.1"}, {"pci": "0000:01:00.0"}], [{"pci": "0000:01:00.1"}]]
+    methods = host.agent.methods
+    assert methods.index("snapshot_host") < methods.index("sriov") < methods.index("provision")
+
+
+@pytest.mark.parametrize(
+    "answers, text",
+    [
+        ([ABSENT, ABSENT], "vf_of='0000:01:00.0' is not a PCI device of this host"),
+        ([ABSENT, {"exists": True}], "vf_of='0000:01:00.0' has no SR-IOV"),
+        ([ABSENT, {**FREE, "sriov_numvfs": 3}], "'0000:01:00.0' has 3 VFs and 0000:01:00.1 is none of them"),
+        ([ABSENT, {**FREE, "sriov_totalvfs": 1}], "vf_of.count=2 is more than the 1 VFs"),
+        ([ABSENT, FREE], "pci='0000:01:00.1' is not among the VFs of '0000:01:00.0': 0000:01:10.0"),
+    ],
+)
+def test_vf_that_cannot_be_made_is_a_lab_error(answers, text):
+    host = FakeHost(describe_device=answers, sriov={"vfs": ["0000:01:10.0"]})
+    assert text in refusal(host, pci(vf_of={"pf": "0000:01:00.0", "count": 2}))
+    assert host.agent.methods[-3:] == ["undo", "snapshot_host", "release"]
+
+
+def test_absent_pci_device_is_a_lab_error():
+    host = FakeHost(describe_device=[ABSENT])
+    assert "device 'd' is absent: no '0000:01:00.1' on this host" in refusal(host, pci())
+    assert host.agent.methods == ["describe_device"]
 
 
 @pytest.mark.parametrize(
@@ -148,14 +199,14 @@ def test_lease_covers_device_and_group():
     ],
 )
 def test_device_that_must_not_be_touched_is_refused_before_any_change(described, text):
-    host = FakeHost(describe_device={"iommu_group": 7, **described})
+    host = FakeHost(describe_device={"exists": True, **described})
     assert text in refusal(host)
     assert host.agent.methods == ["describe_device"]
 
 
-def test_absent_device_is_a_lab_error():
-    host = FakeHost(describe_device=LabError("rack7.node1: describe_device: no device 0000:3b:00.2"))
-    assert "no device 0000:3b:00.2" in refusal(host)
+def test_agent_that_ends_is_a_lab_error():
+    host = FakeHost(describe_device=LabError("rack7.node1: describe_device: the agent exited"))
+    assert "the agent exited" in refusal(host)
     assert host.agent.methods == ["describe_device"]
 
 
@@ -189,6 +240,33 @@ def test_host_that_is_not_restored_is_an_error_that_lists_the_differences():
     assert host.agent.methods[-1] == "release"
 
 
+def test_step_that_cannot_be_undone_is_an_error():
+    failed = {"run": "agent-1", "step": 1, "undo": "mdev", "subject": "u", "status": "failed: busy"}
+    host = FakeHost(undo=[[], [failed], []])
+    with (
+        pytest.raises(LabError, match="not as it was before the run: undo of mdev u failed: busy"),
+        provisioned(host, MTTY0, holder="me"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_what_other_runs_change_at_the_same_time_is_not_ours(mine):
+    alive = [{"run": "agent-2", "step": 0, "undo": "", "status": "skipped: its agent lives (pid 7)"}]
+    before = {"devices": {"u": {"driver": None}}, "mdevs": []}
+    after = {"devices": {"u": {"driver": "x" if mine else None}}, "mdevs": ["theirs"]}
+    host = FakeHost(snapshot_host=[before, after], undo=[alive])
+    if not mine:
+        with provisioned(host, MTTY0, holder="me"):
+            pass
+        return
+    with (
+        pytest.raises(LabError, match=r"before the run: u\.driver: None became 'x'"),
+        provisioned(host, MTTY0, holder="me"),
+    ):
+        pass
+
+
 def test_host_that_is_not_restored_is_noted_on_what_went_wrong_first():
     host = FakeHost(snapshot_host=[{"n": 1}, {"n": 2}])
     with pytest.raises(ZeroDivisionError) as caught, provisioned(host, MTTY0, holder="me"):
@@ -197,14 +275,14 @@ def test_host_that_is_not_restored_is_noted_on_what_went_wrong_first():
 
 
 def test_broken_connection_is_made_anew_for_the_undo():
-    host = FakeHost(undo=LabError("the connection broke"))
+    host = FakeHost(undo=[[], LabError("the connection broke")])
     with provisioned(host, MTTY0, holder="me"):
         pass
     assert host.agent.methods[-5:] == ["undo", "reconnect", "undo", "snapshot_host", "release"]
 
 
 def test_host_that_was_booted_anew_has_nothing_to_undo():
-    host = FakeHost(undo=LabError("the connection broke"))
+    host = FakeHost(undo=[[], LabError("the connection broke")])
     host.reboots = True
     with provisioned(host, MTTY0, holder="me"):
         pass
@@ -229,7 +307,7 @@ def test_module_is_sent_before_the_device_is_made(tmp_path):
     host = FakeHost()
     with provisioned(host, MTTY0, holder="me", module=file):
         pass
-    assert host.agent.methods[3:5] == ["insmod", "provision"]
+    assert host.agent.methods[4:6] == ["insmod", "provision"]
     assert dict(host.agent.calls)["insmod"] == {"name": "my_mtty", "image_b64": "f0VMRi4uLg=="}
     assert module_name(file) == "my_mtty"
 
@@ -240,6 +318,19 @@ def test_module_that_is_none_is_refused_before_the_host_is_asked(tmp_path):
     assert "is not a kernel module" in refusal(host, module=tmp_path / "x.ko")
     assert "cannot be read (no such file" in refusal(host, module=tmp_path / "none.ko")
     assert host.agent.calls == []
+
+
+def test_second_device_needs_an_agent_of_its_own():
+    host = FakeHost()
+    with provisioned(host, MTTY0, holder="me"):
+        with (
+            pytest.raises(HarnessError, match="this agent holds device 'mtty0'; connect a second Host"),
+            provisioned(host, embedded_devices()[1], holder="me"),
+        ):
+            pass
+        assert "undo" not in host.agent.methods[5:]
+    with provisioned(host, MTTY0, holder="me"):
+        pass
 
 
 def test_mdev_has_the_same_uuid_in_each_run_and_another_for_each_instance():
@@ -255,7 +346,7 @@ def test_pci_device_is_named_by_its_address():
         {id: v, host: h, pci: 0000:01:00.1, vf_of: {pf: 0000:01:00.0, count: 2}}]}}"""
     plain, virtual = parse_inventory(text).labs["r"].devices
     assert wire_device("h", plain) == {"pci": "0000:00:04.0"}
-    assert wire_device("h", virtual) == {"pci": "0000:01:00.1", "vf_of": "0000:01:00.0", "vf_count": 2}
+    assert wire_device("h", virtual) == {"pci": "0000:01:00.1"}
 
 
 @pytest.mark.parametrize(
