@@ -171,8 +171,9 @@ def every_pair_of_states_with_a_whole_stream(subject: Subject) -> Iterator[Scrip
 def a_data_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
     """Clauses: MIG-060 to MIG-068."""
     for cur in [x for x in subject.states if x in SAVING_GROUP]:
-        for leave in [x for x in subject.states if x not in SAVING_GROUP] + ["reset"]:
-            if leave == "reset" and not subject.has("reset"):
+        ways: list[S | None] = [x for x in subject.states if x not in SAVING_GROUP]
+        for leave in [*ways, None]:  # None: by a reset
+            if leave is None and not subject.has("reset"):
                 continue
             for read_first in (0, 7):
                 s = subject.script()
@@ -180,7 +181,7 @@ def a_data_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
                 s.op("dup", fd=fd, out="copy")
                 if read_first:
                     s.op("read", fd=fd, n=read_first)
-                s.op("reset", fd="d") if leave == "reset" else s.set(S(leave))
+                s.op("reset", fd="d") if leave is None else s.set(leave)
                 s.op("get_state", fd="d")
                 for slot in (fd, "copy"):
                     for n in (1, 4096):

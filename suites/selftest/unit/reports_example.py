@@ -35,7 +35,7 @@ def _arcs(flags: Mig, failed: set[tuple[State, State]]) -> list[ArcResult]:
                 ArcResult(
                     cur=cur.name,
                     new=new.name,
-                    verdict=verdict or ("reached" if way else "refused"),  # type: ignore[arg-type]
+                    verdict=verdict or ("reached" if way else "refused"),
                     count=0 if absent else 12 + 7 * cur + new,
                     path=[state.name for state in way or ()],
                 )

@@ -95,7 +95,7 @@ def test_file_without_a_profile_is_a_bug(tmp_path, monkeypatch, fresh_catalogue,
 
 def test_profiles_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        load_profile("mtty").driver = "x"  # type: ignore[misc]
+        load_profile("mtty").driver = "x"
 
 
 @pytest.mark.parametrize(
