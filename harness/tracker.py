@@ -180,7 +180,9 @@ class Tracker:
             # What the stream was worth is for claims to say; no stream at all is plain.
             if session is not None and not session.saving and not session.written:
                 clause = "MIG-107" if session.refused_write else "MIG-106"
-                out.check(clause, True, i, "a stream of which nothing was taken is refused", errno_name(error))
+                out.check(
+                    clause, True, i, "a stream of which nothing was taken is refused", errno_name(error)
+                )
                 out.cell(cur, new, "refused")
         else:
             expected = f"SET({name_of(new)}) in {cur.name} succeeds"
