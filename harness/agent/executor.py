@@ -49,6 +49,11 @@ def perform(ctx: Context, op: Any, thread: str = "", index: int = 0) -> dict[str
         return {"t": thread, "i": index, "op": name, "ret": -1, "errno": number, "t0": t0, "dt": dt}
     except NoSlot as e:
         return _skipped(thread, index, name, t0, "no slot %s" % e)
+    except ValueError as e:
+        if "file descriptor" not in str(e):
+            raise
+        # Python asks the kernel nothing about a negative number; the kernel's answer to each is EBADF.
+        return {"t": thread, "i": index, "op": name, "ret": -1, "errno": errno.EBADF, "t0": t0, "dt": 0}
     except ActorGone as e:
         return _skipped(thread, index, name, t0, str(e))
     record = {"t": thread, "i": index, "op": name, "ret": 0, "errno": 0, "t0": t0, "dt": _now() - t0}

@@ -37,8 +37,12 @@ def fields(cls):
 
 
 def constants(module):
-    return {name: v for name, v in vars(module).items() if isinstance(v, int) and name.isupper() or
-            isinstance(v, int) and name.startswith(("VFIO_", "IOMMU"))}  # fmt: skip
+    """Values and ioctl numbers the module defines, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, int) and name.startswith(("VFIO_", "IOMMU"))
+    }
 
 
 def probe_source(header, module):
@@ -50,9 +54,8 @@ def probe_source(header, module):
         for field, _, size in fields(cls):
             lines.append(f'printf("{name}.{field} %llu\\n", (unsigned long long)offsetof({tag}, {field}));')
             if size:  # a flexible array has no size in C
-                lines.append(
-                    f'printf("{name}.{field}:size %llu\\n", (unsigned long long)sizeof((({tag} *)0)->{field}));'
-                )
+                size_of = f"sizeof((({tag} *)0)->{field})"
+                lines.append(f'printf("{name}.{field}:size %llu\\n", (unsigned long long){size_of});')
     for name in constants(module):
         lines.append(f'printf("{name} %lld\\n", (long long)({name}));')
     return "\n".join([*lines, "return 0;", "}", ""])
@@ -70,7 +73,7 @@ def expected(module):
 
 
 def header_folder(tmp_path):
-    """Where to take `linux/vfio.h` from; sanitised where it is a source tree; skips where there is none."""
+    """Where `linux/vfio.h` is, without what only the kernel's build knows; skips where there is none."""
     given = os.environ.get(HEADERS_VARIABLE)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vfiocert"
     candidates = (
