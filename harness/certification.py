@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
@@ -15,12 +16,18 @@ import pytest
 
 from fixtures.collector import Collector
 from fixtures.plugin import RESULT, TEST
+from fixtures.workers import device_of
+from harness.errors import LabError
 from harness.inventory import Target
 from harness.progress import Progress
 from harness.spec.clause import Clause
 from reports.records import Run, RunWriter
 
 __all__ = ["Certification", "Outcome"]
+
+_EMPTY: dict[str, Any] = {
+    "checked": {}, "cells": {}, "arcs": 0, "programs": 0, "findings": [], "facts": None,
+}  # fmt: skip
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -45,8 +52,12 @@ class Certification:
         self.bugs: list[str] = []
         self.begun = time.monotonic()
         self.before = self.collector.arcs
-        self.expected = 0
         self.done = 0
+        self.planned: dict[str, dict[str, Any]] = {}
+        """What `fixtures.plugin.TEST` says of each test, by its id."""
+        self.fault: LabError | None = None
+        """Why records can be kept no longer: the run ends."""
+        self.session: pytest.Session | None = None
 
     def run(
         self,
@@ -82,37 +93,71 @@ class Certification:
             if labs_file:
                 args += ["--labs-file", str(labs_file.resolve())]
             if workers > 1:
-                args += ["-n", str(workers)]
-            status = pytest.main(args, plugins=[self])
+                # Workers collect for themselves: what the tests are is asked beforehand.
+                status = pytest.main([*args, "--collect-only"], plugins=[self])
+                # Each death of a worker costs one test, so this many are enough.
+                restarts = len(self.planned) + workers
+                args += ["-n", str(workers), f"--max-worker-restart={restarts}"]
+            if workers == 1 or status == pytest.ExitCode.OK:
+                status = pytest.main(args, plugins=[self])
+        if self.fault is not None:
+            raise self.fault
         if status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
             self.bugs.append(f"pytest ended with status {int(status)}")
+        interrupted = status == pytest.ExitCode.INTERRUPTED
+        self._settle("the run was interrupted" if interrupted else "the run ended before this test")
         self.collector.finish(t.device.id for t in self.targets)
-        return Outcome(self.writer.finish(), self.bugs, status == pytest.ExitCode.INTERRUPTED)
+        return Outcome(self.writer.finish(), self.bugs, interrupted)
+
+    def _settle(self, why: str) -> None:
+        """A planned test without a record decides nothing: what it is there for is inconclusive."""
+        recorded = {(r["device"], r["test"]) for r in self.collector.records}
+        for about in self.planned.values():
+            if (about["device"], about["test"]) not in recorded:
+                self.collector.add({**about, **_EMPTY, "lab_error": why})
 
     # -- pytest hooks
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         """Our progress and summary stand in for pytest's terminal output."""
-        reporter = config.pluginmanager.getplugin("terminalreporter")
-        if reporter is not None:
-            config.pluginmanager.unregister(reporter)
+        for name in ("terminaldistreporter", "terminalreporter"):
+            reporter = config.pluginmanager.getplugin(name)
+            if reporter is not None:
+                config.pluginmanager.unregister(reporter)
+        # xdist keeps a reporter of its own, made before or after this.
+        distributed = config.pluginmanager.getplugin("dsession")
+        if distributed is not None:
+            distributed.terminal = None
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Keep what a run is stopped by."""
+        self.session = session
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """How many tests there are."""
-        self.expected = max(self.expected, len(session.items))
-
-    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
-        """The same, where workers collect."""
-        self.expected = max(self.expected, len(ids))
+        """What tests there are."""
+        for item in session.items:
+            about = dict(item.user_properties).get(TEST)
+            if about is not None:
+                self.planned[item.nodeid] = json.loads(str(about))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Name what runs now."""
         self.progress.step(
-            f"[{self.done + 1}/{self.expected or '?'}] {nodeid.rpartition('::')[2]}{self._rate()}"
+            f"[{self.done + 1}/{len(self.planned) or '?'}] {nodeid.rpartition('::')[2]}{self._rate()}"
         )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a test's record from its report, whichever worker it ran in."""
+        try:
+            self._take(report)
+        except LabError as error:
+            self.fault = self.fault or error
+            distributed = self.session.config.pluginmanager.getplugin("dsession") if self.session else None
+            for each in (self.session, distributed):
+                if each is not None:
+                    each.shouldstop = str(error)
+
+    def _take(self, report: pytest.TestReport) -> None:
         properties = dict(report.user_properties)
         if report.when in ("setup", "teardown") and report.passed:
             return
@@ -120,37 +165,39 @@ class Certification:
             self.done += 1
             record = json.loads(str(properties[RESULT]))
             self.collector.add(record)
+            if record["lab_error"]:
+                self.progress.step(f"no verdict from {record['test']}: {record['lab_error']}")
             for finding in record["findings"]:
-                self.progress.step(
-                    f"finding: {finding['clause']}: expected {finding['expected']}, observed {finding['observed']}"
-                )
+                found = f"expected {finding['expected']}, observed {finding['observed']}"
+                self.progress.step(f"finding: {finding['clause']}: {found}")
             return
         if report.skipped:
             return
-        about = json.loads(str(properties.get(TEST, "null"))) or {
-            "device": _device(report.nodeid),
+        about = self.planned.get(report.nodeid) or {
+            "device": device_of(report.nodeid, [t.device.id for t in self.targets]) or "?",
             "test": report.nodeid,
-            "named": [],
+            "named": list(self.collector.clauses),
         }
         error = json.loads(str(properties.get("vfiocert-error", "null")))
         crashed = str(report.when) == "???"
+        if error and error[0] == "LabError" and report.when == "teardown":
+            # The test has its verdict; the device could not be put back.
+            self.progress.step(f"{about['device']}: {error[1]}")
+            self.writer.note(f"{about['device']}: {error[1]}")
+            return
         if (error and error[0] == "LabError") or crashed:
             fault = error[1] if error else "the worker process died"
             self.progress.step(f"no verdict from {about['test']}: {fault}")
-            empty: dict[str, Any] = {
-                "checked": {},
-                "cells": {},
-                "arcs": 0,
-                "programs": 0,
-                "findings": [],
-                "facts": None,
-            }
-            self.collector.add({**about, **empty, "lab_error": fault})
+            self.done += 1
+            self.collector.add({**about, **_EMPTY, "lab_error": fault})
             return
         self.bugs.append(
             f"{about['test']}: {error[1] if error else report.longreprtext.strip().splitlines()[-1:] or ['?']}"
         )
-        with (Path(self.writer.dir) / "harness-errors.txt").open("a") as file:
+        with (
+            contextlib.suppress(OSError),
+            (Path(self.writer.dir) / "harness-errors.txt").open("a") as file,
+        ):
             file.write(f"{report.nodeid} ({report.when})\n{report.longreprtext}\n\n")
 
     def _rate(self) -> str:
@@ -158,7 +205,3 @@ class Certification:
         if not arcs:
             return ""
         return f"  ({arcs:,} arcs, {arcs / seconds:,.0f}/s, {len(self.collector.signatures)} findings)"
-
-
-def _device(nodeid: str) -> str:
-    return nodeid.partition("[")[2].partition("]")[0].partition("-")[0] or "?"
