@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import pytest
 
@@ -38,7 +40,7 @@ class Outcome:
 
     run: Run
     bugs: list[str] = field(default_factory=list)
-    interrupted: bool = False
+    interrupted: signal.Signals | None = None
 
 
 class Certification:
@@ -58,6 +60,8 @@ class Certification:
         self.fault: LabError | None = None
         """Why records can be kept no longer: the run ends."""
         self.session: pytest.Session | None = None
+        self.signal = signal.SIGINT
+        """What an interruption came from."""
 
     def run(
         self,
@@ -77,7 +81,8 @@ class Certification:
             json.dump(sorted(self.collector.finished()), done)
             done.flush()
             args = [
-                str(PROJECT / "suites" / "mig"), f"--rootdir={PROJECT}", "-c", str(PROJECT / "pyproject.toml"),
+                str(PROJECT / "suites" / "mig"), f"--rootdir={PROJECT}",
+                "-c", str(PROJECT / "pyproject.toml"),
                 "-p", "fixtures.plugin", "-p", "no:cacheprovider", "-p", "no:allure_pytest", "--capture=no",
                 "--lab", lab, "--depth", str(depth), "--budget", str(budget_s), "--vfiocert-seed", str(seed),
                 "--out", str(Path(self.writer.dir).resolve()), "--done", done.name,
@@ -92,6 +97,8 @@ class Certification:
                 args += ["--lab-name", lab_name]
             if labs_file:
                 args += ["--labs-file", str(labs_file.resolve())]
+            # pytest takes SystemExit for a test that failed, and goes on.
+            before = signal.signal(signal.SIGTERM, self._terminate)
             if workers > 1:
                 # Workers collect for themselves: what the tests are is asked beforehand.
                 status = pytest.main([*args, "--collect-only"], plugins=[self])
@@ -100,14 +107,19 @@ class Certification:
                 args += ["-n", str(workers), f"--max-worker-restart={restarts}"]
             if workers == 1 or status == pytest.ExitCode.OK:
                 status = pytest.main(args, plugins=[self])
+            signal.signal(signal.SIGTERM, before)
         if self.fault is not None:
             raise self.fault
         if status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
             self.bugs.append(f"pytest ended with status {int(status)}")
-        interrupted = status == pytest.ExitCode.INTERRUPTED
+        interrupted = self.signal if status == pytest.ExitCode.INTERRUPTED else None
         self._settle("the run was interrupted" if interrupted else "the run ended before this test")
         self.collector.finish(t.device.id for t in self.targets)
         return Outcome(self.writer.finish(), self.bugs, interrupted)
+
+    def _terminate(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        self.signal = signal.SIGTERM
+        raise KeyboardInterrupt
 
     def _settle(self, why: str) -> None:
         """A planned test without a record decides nothing: what it is there for is inconclusive."""
@@ -191,9 +203,8 @@ class Certification:
             self.done += 1
             self.collector.add({**about, **_EMPTY, "lab_error": fault})
             return
-        self.bugs.append(
-            f"{about['test']}: {error[1] if error else report.longreprtext.strip().splitlines()[-1:] or ['?']}"
-        )
+        last = error[1] if error else (report.longreprtext.strip().splitlines() or ["?"])[-1]
+        self.bugs.append(f"{about['test']}: {last}")
         with (
             contextlib.suppress(OSError),
             (Path(self.writer.dir) / "harness-errors.txt").open("a") as file,

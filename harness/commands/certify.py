@@ -21,7 +21,6 @@ from harness.errors import (
     EXIT_NO_VERDICT,
     EXIT_NON_CONFORMING,
     HarnessError,
-    LabError,
     UsageError,
 )
 from harness.inventory import EMBEDDED, select
@@ -89,7 +88,8 @@ def certify(
     if not clauses:
         first, last = all_clauses()[0].id, all_clauses()[-1].id
         raise UsageError(
-            f"--clause={' '.join(clause or ())!r} matches no clause; they are {first} to {last}, see 'vfiocert clauses'"
+            f"--clause={' '.join(clause or ())!r} matches no clause; they are {first} to {last}, "
+            "see 'vfiocert clauses'"
         )
     for file in module or ():
         if not file.is_file():
@@ -101,20 +101,23 @@ def certify(
     waivers = load_waivers((labs_file or Path("labs.yaml")).with_name("waivers.yaml"))
     writer = RunWriter(
         folder, resume=resume, waivers=waivers, suite=__version__, seed=chosen, budget=budget, lab=lab,
-        host=",".join(sorted({t.device.host or lab for t in targets})), command=shlex.join(["vfiocert", *sys.argv[1:]]),
+        host=",".join(sorted({t.device.host or lab for t in targets})),
+        command=shlex.join(["vfiocert", *sys.argv[1:]]),
     )  # fmt: skip
     if resume:
         chosen = writer.snapshot().seed
     with open_progress() as progress, embedded_machine(lab, kernel, flavour, progress) as lab_name:
         run = Certification(writer, clauses, targets, progress).run(
             lab=lab, lab_name=lab_name, depth=depth, budget_s=seconds, seed=chosen, clause_globs=clause or [],
-            modules=[str(m.resolve()) for m in module or ()], workers=min(workers, len(targets)), labs_file=labs_file,
+            modules=[str(m.resolve()) for m in module or ()], workers=min(workers, len(targets)),
+            labs_file=labs_file,
         )  # fmt: skip
     print_summary(run.run, str(folder))
     if run.bugs:
         raise HarnessError(
-            f"{len(run.bugs)} tests ended in a bug of the suite, first: {run.bugs[0]}; see {folder}/harness-errors.txt"
+            f"{len(run.bugs)} tests ended in a bug of the suite, first: {run.bugs[0]}; "
+            f"see {folder}/harness-errors.txt"
         )
     if run.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + run.interrupted)
     raise typer.Exit(_EXITS[run.run.verdict])
