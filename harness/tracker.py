@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.judgement import Judgement
-from harness.spec.clauses_mig import ARC_CLAUSES
+from harness.rules import RESET_CLAUSE, arc_clause, end_clause, errno_name, name_of, refusal_clause
 from harness.spec.fsm import (
-    BLOCKED,
     PRE_COPY_STATES,
     SAVING_GROUP,
     Mig,
@@ -27,7 +26,7 @@ from harness.spec.fsm import (
 )
 from harness.walk_judge import judge_walk
 
-__all__ = ["Session", "Tracker", "errno_name", "name_of", "refusal_clause"]
+__all__ = ["Session", "Tracker"]
 
 S = State
 _ANY = frozenset(State)
@@ -49,36 +48,6 @@ class Session:
     read_since: int = 0
     last_info: tuple[int, int] | None = None
     reads: int = 0
-
-
-def name_of(state: int) -> str:
-    """The state's name, or the bare number for a value outside the enum."""
-    return State(state).name if state in State._value2member_map_ else str(state)
-
-
-def errno_name(number: int) -> str:
-    """`EINVAL` for 22; '0 (success)' for 0."""
-    return "0 (success)" if number == 0 else errnos.errorcode.get(number, str(number))
-
-
-def refusal_clause(cur: int, new: int, flags: Mig) -> str:
-    """Which clause says that SET(new) in cur must be refused."""
-    if cur == S.ERROR:
-        return "MIG-130"
-    if new == S.ERROR:
-        return "MIG-047"
-    if new not in State._value2member_map_:
-        return "MIG-048"
-    if State(new) not in states(flags):
-        return "MIG-049"
-    return "MIG-046" if (cur, new) in BLOCKED else "MIG-049"
-
-
-def arc_clause(way: tuple[State, ...]) -> str:
-    """Which clause says that this path can be walked."""
-    if len(way) == 1:
-        return "MIG-024"
-    return ARC_CLAUSES.get((way[0], way[1]), "MIG-045") if len(way) == 2 else "MIG-045"
 
 
 class Tracker:
@@ -219,7 +188,7 @@ class Tracker:
                 out.check("MIG-106", False, i, "RESUMING without any data is not left by SET", "it succeeded")
         leaves_saving = cur in SAVING_GROUP and new not in SAVING_GROUP
         if leaves_saving or (cur == S.RESUMING and new != S.RESUMING):
-            self._end(_end_clause(cur))
+            self._end(end_clause(cur))
         got_fd = int(rec.get("data_fd", -1)) != -1
         if starts_session(cur, new):
             out.check(
@@ -276,17 +245,7 @@ class Tracker:
         if self.capabilities.get("reset_flag"):
             self.out.check("MIG-143", True, i, "", "")
         cur = self.state
-        clause = (
-            {
-                S.RUNNING: "MIG-141",
-                S.STOP: "MIG-140",
-                S.RUNNING_P2P: "MIG-140",
-                S.RESUMING: "MIG-113",
-                S.ERROR: "MIG-133",
-            }.get(cur, "MIG-142")
-            if cur is not None
-            else "MIG-142"
-        )
+        clause = RESET_CLAUSE.get(cur, "MIG-142") if cur is not None else "MIG-142"
         if self.live is not None:
             self._end("MIG-064" if self.live.saving else "MIG-065")
         self.possible = frozenset({S.RUNNING})
@@ -517,7 +476,3 @@ class Tracker:
         session = self.fds.get(args["fd"])
         if session is not None and session is self.live and session.eof and self.state == S.STOP_COPY:
             self.out.check("MIG-077", "IN" in rec.get("revents", ()), i, "readable", str(rec.get("revents")))
-
-
-def _end_clause(cur: State) -> str:
-    return {S.STOP_COPY: "MIG-060", S.PRE_COPY: "MIG-061", S.PRE_COPY_P2P: "MIG-062"}.get(cur, "MIG-063")

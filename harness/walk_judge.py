@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 from harness.judgement import Judgement
-from harness.spec.clauses_mig import ARC_CLAUSES
-from harness.spec.fsm import BLOCKED, SAVING_GROUP, Mig, State, path, starts_session, states
+from harness.rules import RESET_CLAUSE, arc_clause, end_clause, errno_name, name_of, refusal_clause
+from harness.spec.fsm import SAVING_GROUP, Mig, State, path, starts_session, states
 
 __all__ = ["RESET", "judge_walk"]
 
@@ -29,24 +29,22 @@ def _session_of(state: int) -> int:
     return 1 if state in SAVING_GROUP else 2 if state == S.RESUMING else 0
 
 
-def _end_clause(cur: int) -> str:
-    return {S.STOP_COPY: "MIG-060", S.PRE_COPY: "MIG-061", S.PRE_COPY_P2P: "MIG-062"}.get(
-        State(cur), "MIG-063"
-    )
-
-
 @cache
 def _good(flags: Mig) -> dict[int, tuple[int, tuple[str, ...], str]]:
     """Good steps: cur<<24 | target<<16 | state<<8 | (ok, fd, cloexec) -> (end state, clauses, outcome)."""
     table: dict[int, tuple[int, tuple[str, ...], str]] = {}
     for cur in states(flags) - {S.ERROR}:
         key = cur << 24 | RESET << 16 | S.RUNNING << 8 | 1
-        clause = {S.RUNNING: "MIG-141", S.STOP: "MIG-140", S.RUNNING_P2P: "MIG-140", S.RESUMING: "MIG-113"}
-        table[key] = (S.RUNNING, (clause.get(cur, "MIG-142"), "MIG-052"), "")
+        table[key] = (S.RUNNING, (RESET_CLAUSE[cur], "MIG-052"), "")
         for target in range(RESET):
             way = path(cur, target, flags)
             if way is None:
-                clauses: tuple[str, ...] = (_refusal(cur, target, flags), "MIG-050", "MIG-052", "MIG-059")
+                clauses: tuple[str, ...] = (
+                    refusal_clause(cur, target, flags),
+                    "MIG-050",
+                    "MIG-052",
+                    "MIG-059",
+                )
                 table[cur << 24 | target << 16 | cur << 8] = (cur, clauses, "refused")
             elif cur == S.RESUMING and len(way) > 1:
                 for end in (cur, S.STOP):  # no data was written: it must fail, and may have stopped
@@ -61,24 +59,16 @@ def _good(flags: Mig) -> dict[int, tuple[int, tuple[str, ...], str]]:
                 fd_clause = (
                     "MIG-055" if fd else "MIG-024" if cur == target else "MIG-057" if within else "MIG-056"
                 )
-                arc = (
-                    "MIG-024"
-                    if len(way) == 1
-                    else "MIG-045"
-                    if len(way) > 2
-                    else ARC_CLAUSES.get((cur, way[1]), "MIG-045")
+                clauses = (
+                    arc_clause(way),
+                    fd_clause,
+                    "MIG-022",
+                    "MIG-023",
+                    "MIG-052",
+                    *(["MIG-058"] if fd else []),
                 )
-                clauses = (arc, fd_clause, "MIG-022", "MIG-023", "MIG-052", *(["MIG-058"] if fd else []))
                 table[cur << 24 | target << 16 | target << 8 | 1 | fd] = (target, clauses, "reached")
     return table
-
-
-def _refusal(cur: int, new: int, flags: Mig) -> str:
-    if new == S.ERROR:
-        return "MIG-047"
-    if new >= len(State):
-        return "MIG-048"
-    return "MIG-046" if (cur, new) in BLOCKED else "MIG-049"
 
 
 def judge_walk(
@@ -108,7 +98,7 @@ def judge_walk(
             tally[key] = tally.get(key, 0) + 1
             if old != _NO_READ:
                 clause = (
-                    ("MIG-064" if cur in SAVING_GROUP else "MIG-065") if target == RESET else _end_clause(cur)
+                    ("MIG-064" if cur in SAVING_GROUP else "MIG-065") if target == RESET else end_clause(cur)
                 )
                 ends[clause] = ends.get(clause, 0) + 1
             cur = state
@@ -146,7 +136,6 @@ def _slow(
     out: Judgement,
 ) -> None:
     """One step that is not plainly good: say which clause it breaks and in which words."""
-    from harness.tracker import errno_name, name_of, refusal_clause
 
     def check(clause: str, ok: bool, expected: str, observed: str) -> None:
         out.check(clause, ok, index, expected, observed, n)
@@ -161,15 +150,8 @@ def _slow(
             errno_name(error),
         )
         if error == 0:
-            by_state = {
-                S.RUNNING: "MIG-141",
-                S.STOP: "MIG-140",
-                S.RUNNING_P2P: "MIG-140",
-                S.RESUMING: "MIG-113",
-                S.ERROR: "MIG-133",
-            }
             check(
-                by_state.get(State(cur), "MIG-142"),
+                RESET_CLAUSE[cur],
                 state == S.RUNNING,
                 f"RUNNING after {where}",
                 name_of(state),
@@ -179,7 +161,7 @@ def _slow(
             over = ""
     else:
         way = path(State(cur), target, flags)
-        over = _end_clause(cur) if _session_of(cur) else "MIG-066"
+        over = end_clause(cur) if _session_of(cur) else "MIG-066"
         if way is None:
             check(refusal_clause(cur, target, flags), error != 0, f"{where} is refused", "it succeeded")
             if error:
@@ -195,14 +177,7 @@ def _slow(
                 )
                 out.cell(cur, target, "refused")
             else:
-                clause = (
-                    "MIG-024"
-                    if len(way) == 1
-                    else "MIG-045"
-                    if len(way) > 2
-                    else ARC_CLAUSES.get((cur, way[1]), "MIG-045")
-                )
-                check(clause, False, f"{where} succeeds", errno_name(error))
+                check(arc_clause(way), False, f"{where} succeeds", errno_name(error))
                 check(
                     "MIG-051",
                     state in (*way, S.ERROR),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -69,24 +70,25 @@ def replay(
     program: dict[str, Any] = finding["program"]
     for line in program_lines(program, 60):
         print(line)
-    clause, hits, others = finding["clause"], 0, set()
-    with tempfile.TemporaryDirectory(prefix="vfiocert-replay-") as scratch, open_progress() as progress:
-        with embedded_machine(lab, kernel, flavour, progress) as lab_name:
-            rig = open_rig(lab, lab_name, device or finding["device"], 0, Path(scratch), labs_file, [])
-            try:
-                for _ in range(times):
-                    with rig.test("replay"):
-                        verdict, trace = rig.execute(program, own=finding["own"])
-                        rig.read_log(program, trace)
-                    seen = {v.clause for v in (*verdict.violations, *rig.total.violations)}
-                    hits += clause in seen
-                    others |= seen - {clause}
-                    last = next((v for v in verdict.violations if v.clause == clause), None)
-            finally:
-                rig.drop()
-    print(
-        f"{clause}: {hits} of {times} runs; expected {finding['expected']}; observed {last.observed if last else 'no violation in the last run'}"
-    )
+    clause, hits = finding["clause"], 0
+    others: set[str] = set()
+    observed = "no violation"
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vfiocert-replay-"))
+        progress = open_progress()
+        stack.enter_context(progress)
+        lab_name = stack.enter_context(embedded_machine(lab, kernel, flavour, progress))
+        rig = open_rig(lab, lab_name, device or finding["device"], 0, Path(scratch), labs_file, [])
+        stack.callback(rig.drop)
+        for _ in range(times):
+            with rig.test("replay"):
+                verdict, trace = rig.execute(program, own=finding["own"])
+                rig.read_log(program, trace)
+            broken = (*verdict.violations, *rig.total.violations)
+            hits += any(v.clause == clause for v in broken)
+            others |= {v.clause for v in broken} - {clause}
+            observed = next((v.observed for v in broken if v.clause == clause), observed)
+    print(f"{clause}: {hits} of {times} runs; expected {finding['expected']}; observed {observed}")
     if others:
         print(f"other clauses broken: {', '.join(sorted(others))}")
     raise typer.Exit(EXIT_NON_CONFORMING if hits else EXIT_CONFORMING)

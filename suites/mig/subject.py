@@ -12,7 +12,10 @@ from harness.profiles import Profile
 from harness.script import Script
 from harness.spec.fsm import Mig, State, states
 
-__all__ = ["Subject"]
+__all__ = ["Drain", "Subject"]
+
+Drain = tuple[int, int, int, int]
+"""region, offset, how many reads, access width"""
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,14 @@ class Subject:
     """Capabilities probed on the device, and its profile's knowledge of where its state can be seen.
 
     `state_regions`: [region, offset, length, access width]; `mutations`: lists of region writes
-    (region, offset, hex) that change the migrated state; `drains`: reads that change it (region, offset,
-    count, width).
+    (region, offset, hex) that change the migrated state; `drains`: for each of them, the reads (region, offset,
+    count, width) that take out again what only such reads can see.
     """
 
     capabilities: Mapping[str, Any]
     state_regions: Sequence[Sequence[int]] = ()
     mutations: Sequence[Sequence[tuple[int, int, str]]] = ()
-    drains: Sequence[tuple[int, int, int, int]] = ()
+    drains: Sequence[Sequence[Drain]] = ()
     seed: int = 0
     data_size: int = 1 << 20
     rng: random.Random = field(default_factory=random.Random)
@@ -55,11 +58,21 @@ class Subject:
         """A new program that starts in RUNNING."""
         return Script(reset=self.has("reset"), **options)
 
-    def mutate(self, script: Script, count: int = 3) -> None:
-        """Append writes that change the state a fingerprint sees."""
-        for writes in self.rng.sample(list(self.mutations), min(count, len(self.mutations))):
-            for region, offset, data in writes:
+    def mutate(self, script: Script, count: int = 3) -> list[Drain]:
+        """Append writes that change the state a fingerprint sees; returns the reads that drain it.
+
+        At each place the longest drain of those written: more was never put there.
+        """
+        chosen = self.rng.sample(range(len(self.mutations)), min(count, len(self.mutations)))
+        longest: dict[tuple[int, int], Drain] = {}
+        for number in chosen:
+            for region, offset, data in self.mutations[number]:
                 script.op("region_write", fd="d", region=region, off=offset, hex=data)
+            for drain in self.drains[number] if self.drains else ():
+                place = drain[:2]
+                if place not in longest or drain[2] > longest[place][2]:
+                    longest[place] = drain
+        return list(longest.values())
 
     def fingerprint(self, script: Script) -> int | None:
         """Append a fingerprint of the state regions; None where the profile knows none."""
@@ -67,11 +80,11 @@ class Subject:
             return None
         return script.op("fingerprint", fd="d", regions=[list(r) for r in self.state_regions])
 
-    def drain(self, script: Script) -> list[int]:
-        """Append the reads that empty what only such reads can see; returns their indices."""
+    def drain(self, script: Script, drains: Sequence[Drain]) -> list[int]:
+        """Append the reads of these drains; returns their indices."""
         return [
             script.op("region_read", fd="d", region=region, off=offset, n=width)
-            for region, offset, count, width in self.drains
+            for region, offset, count, width in drains
             for _ in range(count)
         ]
 
@@ -91,9 +104,8 @@ class Subject:
                 for m in profile.present_mutations(sizes)
             ],
             [
-                (d.region, d.offset, d.count, d.width)
-                for d in getattr(profile, "drains", ())
-                if sizes.get(d.region, 0) >= d.offset + d.width
+                [(d.region, d.offset, d.count, d.width) for d in m.drains]
+                for m in profile.present_mutations(sizes)
             ],
             seed,
             int(capabilities.get("stream_bytes") or 1 << 20),
