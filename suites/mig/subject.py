@@ -23,8 +23,8 @@ class Subject:
     """Capabilities probed on the device, and its profile's knowledge of where its state can be seen.
 
     `state_regions`: [region, offset, length, access width]; `mutations`: lists of region writes
-    (region, offset, hex) that change the migrated state; `drains`: for each of them, the reads (region, offset,
-    count, width) that take out again what only such reads can see.
+    (region, offset, hex) that change the migrated state; `drains`: for each of them, the reads (region,
+    offset, count, width) that take out again what only such reads can see.
     """
 
     capabilities: Mapping[str, Any]
