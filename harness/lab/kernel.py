@@ -3,7 +3,8 @@
 
 A cache entry holds `bzImage`, `modules/` (flat, stripped of debug data, with modprobe's indexes),
 `config`, `uapi/linux/{vfio,iommufd}.h`, and for a kernel built here `build/`, the O= tree that
-out-of-tree modules are built against (`make -C SOURCE O=BUILD M=DIR`).
+out-of-tree modules are built against: `make -C BUILD M=DIR modules` (one target a call:
+`clean modules` makes kbuild of 7.2 overwrite DIR/Makefile and call itself for ever).
 """
 
 from __future__ import annotations

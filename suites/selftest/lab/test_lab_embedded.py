@@ -107,6 +107,16 @@ def test_vfio_and_iommufd_are_there(embedded_lab):
     assert {"vfio", "vfio_pci", "vfio_iommu_type1", "mdev", "mtty"} <= set(text.split())
 
 
+def test_the_kernel_is_not_tainted_by_its_own_boot(embedded_lab):
+    """Steps: read the taint and the log.  Verify: nothing that would be taken for a finding later."""
+    embedded_lab.reset()
+    status, text = run(
+        embedded_lab, "cat /proc/sys/kernel/tainted; dmesg | grep -cE 'BUG:|WARNING:|cut here'"
+    )
+    assert text.split() == ["0", "0"]
+    assert status == 1  # of grep: no line
+
+
 def test_each_edu_of_the_root_bus_has_a_group_of_its_own(embedded_lab):
     listing = "for d in 4 5; do ls /sys/bus/pci/devices/0000:00:0$d.0/iommu_group/devices; done"
     assert run(embedded_lab, listing) == (0, "0000:00:04.0\n0000:00:05.0")
