@@ -80,6 +80,10 @@ class Journal:
         _fsync_folder(self.folder)
         return path
 
+    def forget(self, path: str) -> None:
+        """Drop a step (what `before` returned) whose change was refused, so that nothing has to be undone."""
+        os.unlink(path)
+
     def undo(self, undo: Undo) -> list[dict[str, Any]]:
         """Take back every step of this run, the last one first."""
         if self._lock_fd < 0:

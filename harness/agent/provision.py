@@ -23,7 +23,7 @@ _MAX_VFS = 65535
 
 
 def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
     finally:
@@ -201,9 +201,15 @@ class Provisioner:
         if image[:4] != b"\x7fELF":
             raise Failure("usage", "insmod: the image of %s is not an ELF file (nor a gzipped one)" % name)
         was_loaded = name in self.modules.loaded()
-        self.journal.before({"undo": "insmod", "subject": name, "module": name, "was_loaded": was_loaded})
+        step = self.journal.before(
+            {"undo": "insmod", "subject": name, "module": name, "was_loaded": was_loaded}
+        )
         if was_loaded:
-            self.modules.unload(name)
+            try:
+                self.modules.unload(name)
+            except Failure:
+                self.journal.forget(step)  # it is in use and stays: there is nothing to take back
+                raise
         self.modules.insert(name, image)
         if name not in self.modules.loaded():
             raise Failure("usage", "insmod: the image is not of module %s" % name)
