@@ -58,7 +58,7 @@ def _port(port: int) -> tuple[Mutation, ...]:
     )
 
 
-_AS_107 = "the cause of MIG-107: the header was refused at write(), its data was kept and loaded all the same"
+_AS_107 = "the cause of MIG-107: the header was refused at write(), its data was kept and loaded"
 
 
 PROFILE = Profile(
@@ -93,6 +93,10 @@ PROFILE = Profile(
             "mtty_resume_write() returns -EFAULT for a header that fails validation, but has copied the data "
             "and adds its length to filled_size all the same; mtty_load_state() trusts that the header was "
             "tested and checks only filled_size"
+        ),
+        "MIG-166": (
+            "mtty_load_state() copies struct serial_port from the stream without a look: rxtx.head and rxtx.tail "
+            "then index fifo[16] with any byte, and dlab and overrun hold values that no bool has"
         ),
         "MIG-109": _AS_107,
         "MIG-110": _AS_107,

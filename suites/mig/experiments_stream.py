@@ -188,7 +188,7 @@ def a_damaged_stream_is_refused_or_survived(subject: Subject) -> Iterator[Script
     A write() that returned an error took nothing: the device has no complete stream, so SET(STOP) must fail.
     """
     size = subject.data_size
-    flips = [[[i, 0xFF]] for i in range(min(size, 24))]
+    flips = [[[i, 0xFF]] for i in range(min(size, 96))]
     flips += [[[subject.rng.randrange(size), 1 << subject.rng.randrange(8)]] for _ in range(16)]
     for flip in flips:
         s = subject.script()
