@@ -95,8 +95,8 @@ PROFILE = Profile(
             "tested and checks only filled_size"
         ),
         "MIG-166": (
-            "mtty_load_state() copies struct serial_port from the stream without a look: rxtx.head and rxtx.tail "
-            "then index fifo[16] with any byte, and dlab and overrun hold values that no bool has"
+            "mtty_load_state() copies struct serial_port from the stream without a look: rxtx.head and "
+            "rxtx.tail then index fifo[16] with any byte; dlab and overrun hold values that no bool has"
         ),
         "MIG-109": _AS_107,
         "MIG-110": _AS_107,
