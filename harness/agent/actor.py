@@ -7,14 +7,17 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import threading
 import time
-from typing import Any
 
 from . import wire
 from .failure import Failure
 from .slots import Context, Slots
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
 
 __all__ = ["Actor", "ActorGone"]
 
@@ -36,6 +39,8 @@ class Actor:
     @classmethod
     def start(cls, name: str, slots: Slots, devices: dict[str, Any]) -> Actor:
         """Fork a process that has the named fds of `slots` and nothing else of the agent."""
+        import socket  # dear to import, and seldom needed
+
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:

@@ -11,14 +11,16 @@ import errno
 import os
 import threading
 import time
-import traceback
 from threading import get_native_id
-from typing import Any, Callable
 
 from . import ops_dma, ops_io, ops_mem, ops_proc, ops_vfio, opspec, walk
 from .actor import Actor, ActorGone
 from .failure import Failure
 from .slots import Context, NoSlot, Slots
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["Executor", "Overdue", "perform"]
 
@@ -145,7 +147,9 @@ class Run:
             self._fail(e)
         except Exception as e:
             # Whatever it is, the agent must answer: this is a bug here, told as such.
-            self._fail(Failure("agent", "%s: %s" % (type(e).__name__, e), traceback=traceback.format_exc()))
+            from traceback import format_exc  # dear to import, and never needed
+
+            self._fail(Failure("agent", "%s: %s" % (type(e).__name__, e), traceback=format_exc()))
         thread.index = max(thread.index, 0)
         with self._lock:
             self._left -= 1

@@ -13,18 +13,20 @@ import fcntl
 import json
 import os
 import re
-import shutil
-from typing import Any, Callable
 
 from .failure import Failure
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    Undo = Callable[[Any], str]  # takes a step, gives "undone" or "already"; raises where it cannot
 
 __all__ = ["Journal", "run_root", "undo_run", "undo_runs"]
 
 _STEP = re.compile(r"^[0-9]{4,8}\.json$")
 _RUN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 _OWNER = "owner.lock"
-
-Undo = Callable[[Any], str]  # takes a step, gives "undone" or "already"; raises where it cannot
 
 
 def run_root() -> str:
@@ -90,7 +92,7 @@ class Journal:
             return []
         done = undo_run(self.folder, undo)
         if not _steps(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
             os.close(self._lock_fd)
             self._lock_fd = -1
             self._count = 0
@@ -165,6 +167,12 @@ def undo_runs(root: str, run: str | None, own: Journal, undo: Undo) -> list[dict
             continue
         done += undo_run(folder, undo)
         if not _steps(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         os.close(fd)
     return done
+
+
+def _remove(folder: str) -> None:
+    import shutil  # dear to import, and seldom needed
+
+    shutil.rmtree(folder, ignore_errors=True)

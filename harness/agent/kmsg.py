@@ -6,9 +6,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import Any
 
 from .failure import Failure
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["KernelLog", "parse_record"]
 

@@ -8,9 +8,12 @@ import json
 import os
 import re
 import time
-from typing import Any
 
 from .failure import Failure
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Leases"]
 

@@ -2,9 +2,9 @@
 """Runs the agent out of memory: an importer over `{module name: source}`, so that no file is written.
 
 The boot line executes this file with `MODULES` and `HASH` in its globals.  `MODULES[""]`, where present, is
-`{"tag": .., "code": {module name: text}}`: the modules as compiled by the controller (marshal, as latin-1), used
-where this Python is of the same version.  What is imported here is chosen for its cost: on an emulated machine, `importlib.abc`
-alone takes longer than all of the agent.
+`{"tag": .., "code": {module name: text}}`: the modules as compiled by the controller (marshal, as latin-1),
+used where this Python is of the same version.  What is imported here is chosen for its cost: on an emulated
+machine, `importlib.abc` alone takes longer than all of the agent.
 """
 
 from __future__ import annotations

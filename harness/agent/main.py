@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import os
-import platform
 import resource
 import signal
 import sys
 import threading
-import traceback
-from typing import Any
 
 from . import wire
 from .executor import Overdue
 from .failure import Failure
 from .methods import Methods
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["PROTOCOL", "main"]
 
@@ -103,8 +104,10 @@ class _Server:
             error = {"kind": "lab", "message": str(e), "detail": {"errno": e.errno}}
         except Exception as e:
             # The agent never dies on a request: a bug in it is an answer as well.
+            from traceback import format_exc  # dear to import, and never needed
+
             message = "%s: %s" % (type(e).__name__, e)
-            error = {"kind": "agent", "message": message, "detail": {"traceback": traceback.format_exc()}}
+            error = {"kind": "agent", "message": message, "detail": {"traceback": format_exc()}}
         return wire.encode({"id": self.number, "error": error})
 
     def watch(self) -> None:
@@ -130,8 +133,8 @@ def main(bundle_hash: str) -> None:
     code = 0
     methods = Methods(bundle_hash)
     hello = {
-        "protocol": PROTOCOL, "hash": bundle_hash, "python": platform.python_version(), "pid": os.getpid(),
-        "uid": os.getuid(), "kernel": os.uname().release, "boot_id": _boot_id(),
+        "protocol": PROTOCOL, "hash": bundle_hash, "python": "%d.%d.%d" % sys.version_info[:3],
+        "pid": os.getpid(), "uid": os.getuid(), "kernel": os.uname().release, "boot_id": _boot_id(),
     }  # fmt: skip
     try:
         wire.write_all(writer, wire.encode({"hello": hello}))

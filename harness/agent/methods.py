@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
-from typing import Any, Callable
 
 from .executor import Executor
 from .failure import Failure
@@ -16,6 +14,10 @@ from .kmsg import KernelLog
 from .lease import Leases
 from .provision import Provisioner
 from .sysfs import BDF, Sysfs, read_text
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["Methods"]
 
@@ -82,8 +84,8 @@ class Methods:
         space = os.statvfs(_FIRST_FREE_FILES)
         taint = read_text("/proc/sys/kernel/tainted", "0")
         return {
-            "kernel": os.uname().release, "version": os.uname().version, "machine": platform.machine(),
-            "hostname": os.uname().nodename, "python": platform.python_version(), "uid": os.getuid(),
+            "kernel": os.uname().release, "version": os.uname().version, "machine": os.uname().machine,
+            "hostname": os.uname().nodename, "python": "%d.%d.%d" % sys.version_info[:3], "uid": os.getuid(),
             "boot_id": read_text("/proc/sys/kernel/random/boot_id"),
             "taint": int(taint) if taint.isdigit() else 0,
             "has_iommufd": os.path.exists("/dev/iommu"), "has_vfio": os.path.exists("/dev/vfio/vfio"),

@@ -5,12 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fnmatch
 import os
-import platform
 import re
-import shutil
-import subprocess
 
 from .failure import Failure
 from .slots import libc, libc_error
@@ -33,9 +29,9 @@ def module_name(name: str) -> str:
 
 
 def _syscall(which: int, *args: object) -> None:
-    numbers = _SYSCALLS.get(platform.machine())
+    numbers = _SYSCALLS.get(os.uname().machine)
     if numbers is None:
-        raise Failure("agent", "the module system calls of %s are not known here" % platform.machine())
+        raise Failure("agent", "the module system calls of %s are not known here" % os.uname().machine)
     if libc.syscall(ctypes.c_long(numbers[which]), *args) != 0:
         raise libc_error()
 
@@ -68,6 +64,9 @@ class Modules:
         """Load a module with modprobe; nothing where it is loaded or built in."""
         if name in self.loaded():
             return
+        import shutil  # dear to import, and seldom needed
+        import subprocess
+
         tool = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin")
         if tool is None:
             raise Failure("lab", "no modprobe on this host; load %s by hand" % name)
@@ -113,13 +112,15 @@ class Modules:
 
     def vfio_driver(self, modalias: str) -> str | None:
         """Return the module of the best `vfio_pci:` alias that matches: the one with fewest wildcards."""
+        from fnmatch import fnmatchcase  # dear to import, and seldom needed
+
         wanted = modalias.replace("pci:", "vfio_pci:", 1)
         best: tuple[int, str] | None = None
         for line in read_lines(os.path.join(self.folder, "modules.alias")):
             fields = line.split()
             if len(fields) != 3 or fields[0] != "alias" or not fields[1].startswith("vfio_pci:"):
                 continue
-            if fnmatch.fnmatchcase(wanted, fields[1]):
+            if fnmatchcase(wanted, fields[1]):
                 candidate = (fields[1].count("*"), fields[2])
                 best = candidate if best is None or candidate[0] < best[0] else best
         return best[1] if best else None

@@ -7,13 +7,16 @@ import ctypes
 import os
 import struct
 from fcntl import ioctl
-from typing import Any, Callable
 
 from harness.uapi import iommufd, vfio
 
 from .failure import Failure
 from .ops_vfio import raw_ioctl
 from .slots import Context
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["OPS"]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import select
-import socket
 import struct
-from typing import Any, Callable
 
+from .digest import sha256_hex
 from .failure import Failure
 from .opspec import MAX_IO_BYTES
 from .slots import Context, libc, libc_error
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["OPS"]
 
@@ -29,7 +31,7 @@ _POLL = {
 def _data(data: bytes) -> dict[str, Any]:
     return {
         "ret": len(data), "n": len(data), "hex": data[:_SHOWN_BYTES].hex(),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256_hex(data),
     }  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def read_all(ctx: Context, a: dict[str, Any]) -> Any:
         ctx.blobs[a["keep"]] = data
     return {
         "ret": -1 if error else have, "errno": error, "n": have, "reads": reads, "end": end,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256_hex(data),
     }  # fmt: skip
 
 
@@ -119,7 +121,7 @@ def make_bytes(ctx: Context, a: dict[str, Any]) -> Any:
     if len(data) > MAX_IO_BYTES:
         raise Failure("usage", "bytes: %d bytes are more than the %d allowed" % (len(data), MAX_IO_BYTES))
     ctx.blobs[a["out"]] = data
-    return {"n": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"n": len(data), "sha256": sha256_hex(data)}
 
 
 def _file_offset(value: int) -> int:
@@ -188,11 +190,15 @@ def pipe(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def socketpair(ctx: Context, a: dict[str, Any]) -> Any:
+    import socket  # dear to import, and seldom needed
+
     for name, sock in zip(a["out"], socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)):
         ctx.slots.put_fd(name, sock.detach())
 
 
 def send_fd(ctx: Context, a: dict[str, Any]) -> Any:
+    import socket  # dear to import, and seldom needed
+
     fd = struct.pack("=i", ctx.fds[a["fd"]])
     sock = socket.socket(fileno=ctx.fds[a["sock"]])
     try:
@@ -202,6 +208,8 @@ def send_fd(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def recv_fd(ctx: Context, a: dict[str, Any]) -> Any:
+    import socket  # dear to import, and seldom needed
+
     number = ctx.fds[a["sock"]]
     wait_ms = min(a.get("timeout_ms", MAX_IO_BYTES), max(0.0, ctx.remaining_s() - 0.2) * 1000)
     poller = select.poll()

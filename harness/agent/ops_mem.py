@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import mmap as mmap_module
 import os
 import sys
-from typing import Any, Callable
 
+from .digest import sha256_hex
 from .failure import Failure
 from .ops_vfio import region_offset
 from .slots import Context, Mapping, libc, libc_error
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["OPS"]
 
@@ -155,7 +158,7 @@ def mem_read(ctx: Context, a: dict[str, Any]) -> Any:
         "ret": len(data),
         "n": len(data),
         "hex": data[:65536].hex(),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256_hex(data),
     }
 
 

@@ -7,15 +7,17 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable
 
 from .actor import Actor
 from .failure import Failure
 from .slots import Context
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["OPS"]
 
@@ -79,6 +81,8 @@ def wait(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def exec_self(ctx: Context, a: dict[str, Any]) -> Any:
+    import subprocess  # dear to import, and seldom needed
+
     numbers = [str(ctx.fds[name]) for name in a["fds"]]
     probe = [sys.executable, "-I", "-S", "-c", _EXEC_PROBE] + numbers
     child = subprocess.Popen(probe, close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import struct
 from fcntl import F_GETFD, FD_CLOEXEC, fcntl, ioctl
-from typing import Any, Callable
 
 from harness.uapi import vfio
 
+from .digest import sha256_hex
 from .failure import Failure
 from .slots import Context
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["OPS", "raw_ioctl", "region_offset"]
 
@@ -311,7 +314,7 @@ def fingerprint(ctx: Context, a: dict[str, Any]) -> Any:
         region, off, count, width = item
         parts.append(_pread(fd, min(count, _MAX_INFO_BYTES), region_offset(fd, region) + off, width))
     data = b"".join(parts)
-    return {"sha256": hashlib.sha256(data).hexdigest(), "hex": data[:4096].hex(), "n": len(data)}
+    return {"sha256": sha256_hex(data), "hex": data[:4096].hex(), "n": len(data)}
 
 
 OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {

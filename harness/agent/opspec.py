@@ -9,7 +9,10 @@ controller
 from __future__ import annotations
 
 import binascii
-from typing import Any, Callable
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["MAX_IO_BYTES", "SPECS", "TYPES", "check_op", "check_ops", "check_program"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import struct
 
 from .sysfs import Sysfs, read_text
@@ -138,6 +137,8 @@ class Protected:
         return fields[2].split("%")[0].replace("::ffff:", "") if len(fields) == 4 else None
 
     def _addresses(self, name: str) -> list[str]:
+        import socket  # dear to import, and seldom needed
+
         found = []
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             try:

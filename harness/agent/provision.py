@@ -8,13 +8,16 @@ import binascii
 import os
 import time
 import zlib
-from typing import Any, Callable
 
 from .failure import Failure
 from .journal import Journal
 from .modules import Modules, module_name
 from .protected import Protected
 from .sysfs import Sysfs, read_text
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__ = ["Provisioner"]
 

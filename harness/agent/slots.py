@@ -7,9 +7,12 @@ import ctypes
 import errno
 import os
 import time
-from typing import Any
 
 from .failure import Failure
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Context", "Mapping", "NoSlot", "Slots", "libc", "libc_error"]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 from .failure import Failure
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["BDF", "UUID", "Sysfs", "read_text"]
 

@@ -17,11 +17,14 @@ import binascii
 import os
 from fcntl import F_GETFD, FD_CLOEXEC, fcntl, ioctl
 from struct import Struct
-from typing import Any
 
 from harness.uapi import vfio
 
 from .slots import Context
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["OPS", "RESET_TARGET", "walk"]
 

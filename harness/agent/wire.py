@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 import os
 import struct
-from typing import Any
+
+TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["MAX_FRAME_BYTES", "EndOfStream", "decode", "encode", "read_exact", "read_frame", "write_all"]
 
