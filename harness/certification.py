@@ -180,6 +180,8 @@ class Certification:
             if record["lab_error"]:
                 self.progress.step(f"no verdict from {record['test']}: {record['lab_error']}")
             for finding in record["findings"]:
+                if finding["clause"] not in self.collector.clauses:
+                    continue  # not asked for with --clause
                 found = f"expected {finding['expected']}, observed {finding['observed']}"
                 self.progress.step(f"finding: {finding['clause']}: {found}")
             return
@@ -197,6 +199,8 @@ class Certification:
             self.progress.step(f"{about['device']}: {error[1]}")
             self.writer.note(f"{about['device']}: {error[1]}")
             return
+        if crashed and (about["device"], about["test"]) in self.collector.finished():
+            return  # it died after the test
         if (error and error[0] == "LabError") or crashed:
             fault = error[1] if error else "the worker process died"
             self.progress.step(f"no verdict from {about['test']}: {fault}")

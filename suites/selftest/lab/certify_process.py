@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[3]
-CLAUSES = ("MIG-00*", "MIG-016", "MIG-070", "MIG-100", "MIG-115", "MIG-150")
-"""Clauses with several short tests, all of which pass on mtty."""
+CLAUSES = ("MIG-00*", "MIG-021", "MIG-095", "MIG-100", "MIG-115", "MIG-121", "MIG-126", "MIG-150")
+"""Clauses with several short tests, all of which pass on mtty: nothing but a fault can change the verdict."""
 
 
 class Certify:
