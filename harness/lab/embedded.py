@@ -242,7 +242,7 @@ class EmbeddedLab:
 
     def down(self) -> None:
         """Ends the lab and removes all of it; nothing to do where it is gone."""
-        with _name_lock(self.name):
+        with _name_lock(self.name, remove=True):
             self._instance.stop()
             _remove(self._folder)
 
@@ -315,8 +315,9 @@ def list_labs() -> list[EmbeddedLab]:
     return labs
 
 
-def _name_lock(name: str) -> contextlib.AbstractContextManager[None]:
-    return locked(run_dir() / f".{name}.lock", timeout_s=_LOCK_TIMEOUT_S, what=f"lab {name!r}")
+def _name_lock(name: str, *, remove: bool = False) -> contextlib.AbstractContextManager[None]:
+    path = run_dir() / f".{name}.lock"
+    return locked(path, timeout_s=_LOCK_TIMEOUT_S, what=f"lab {name!r}", remove=remove)
 
 
 def _own(folder: Path) -> None:

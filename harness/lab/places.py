@@ -74,33 +74,46 @@ def run_dir() -> Path:
 
 
 @contextmanager
-def locked(path: Path, *, timeout_s: float, what: str, progress: Progress | None = None) -> Iterator[None]:
+def locked(
+    path: Path, *, timeout_s: float, what: str, progress: Progress | None = None, remove: bool = False
+) -> Iterator[None]:
     """Holds an exclusive lock on the file `path`; LabError naming `what` after `timeout_s` seconds.
 
-    The kernel drops the lock with its process, so a killed owner blocks nobody.
+    The kernel drops the lock with its process, so a killed owner blocks nobody.  With `remove` the file goes
+    at the end: for locks of names that do not come again.
     """
     report = progress or NoProgress()
     deadline = time.monotonic() + timeout_s
     waiting = False
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _lock_now(handle, path):
+            break
+        os.close(handle)
+        if time.monotonic() > deadline:
+            raise LabError(
+                f"{what}: another run has held {path} for {timeout_s:.0f} s; wait for it or end it"
+            )
+        if not waiting:
+            report.step(f"waiting for another run: {what}")
+            waiting = True
+        report.tick(None)
+        time.sleep(0.2)
     try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise LabError(
-                        f"{what}: another run has held {path} for {timeout_s:.0f} s; wait for it or end it"
-                    ) from None
-                if not waiting:
-                    report.step(f"waiting for another run: {what}")
-                    waiting = True
-                report.tick(None)
-                time.sleep(0.2)
         yield
+        if remove:
+            path.unlink(missing_ok=True)
     finally:
         os.close(handle)
+
+
+def _lock_now(handle: int, path: Path) -> bool:
+    """Whether the lock is ours, and still the one that others find under this name."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 @contextmanager

@@ -177,6 +177,23 @@ def test_lock_held_too_long_names_what_waits(tmp_path):
         pass
 
 
+def test_removed_lock_file_does_not_let_two_in(tmp_path):
+    """Steps: five processes add to a number under a lock that each removes.  Verify: no addition is lost."""
+    (tmp_path / "number").write_text("0")
+    code = (
+        "import sys; from pathlib import Path; from harness.lab.places import locked\n"
+        "folder = Path(sys.argv[1])\n"
+        "for _ in range(40):\n"
+        "    with locked(folder / 'l', timeout_s=60, what='x', remove=True):\n"
+        "        number = int((folder / 'number').read_text())\n"
+        "        (folder / 'number').write_text(str(number + 1))\n"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(5)]
+    assert [run.wait(90) for run in runs] == [0] * 5
+    assert (tmp_path / "number").read_text() == "200"
+    assert not (tmp_path / "l").exists()
+
+
 @pytest.fixture
 def runtime(monkeypatch):
     """A runtime folder with a short path, for the sake of unix sockets."""
