@@ -229,7 +229,7 @@ def _refuse(where: str, described: Mapping[str, Any], *, may_be_made: bool) -> N
 def _restored(host: Host, touched: list[dict[str, Any]], where: str) -> Iterator[None]:
     """Photographs the host; at the end undoes everything of this agent and compares."""
     # What a killed run left is taken back now, so that it is not mistaken for ours afterwards.
-    host.agent.call("undo", deadline_s=_PROVISION_S, run=None)
+    others = others_live(host.agent.call("undo", deadline_s=_PROVISION_S, run=None))
     before = host.agent.call("snapshot_host", devices=touched)
     boot_id = host.info.boot_id
     try:
@@ -237,14 +237,16 @@ def _restored(host: Host, touched: list[dict[str, Any]], where: str) -> Iterator
     except BaseException as error:
         # What went wrong first is what is reported; that the host was not restored is added to it.
         try:
-            _undo(host, touched, where, before, boot_id)
+            _undo(host, touched, where, before, boot_id, others)
         except LabError as second:
             error.add_note(str(second))
         raise
-    _undo(host, touched, where, before, boot_id)
+    _undo(host, touched, where, before, boot_id, others)
 
 
-def _undo(host: Host, touched: list[dict[str, Any]], where: str, before: Any, boot_id: str) -> None:
+def _undo(
+    host: Host, touched: list[dict[str, Any]], where: str, before: Any, boot_id: str, others: bool
+) -> None:
     try:
         done = host.agent.call("undo", deadline_s=_PROVISION_S, run=host.info.run)
     except LabError:
@@ -256,7 +258,7 @@ def _undo(host: Host, touched: list[dict[str, Any]], where: str, before: Any, bo
         done = host.agent.call("undo", deadline_s=_PROVISION_S, run=None)
     after = host.agent.call("snapshot_host", devices=touched)
     differences = snapshot_difference(before, after) + failed_steps(done)
-    if differences and others_live(host.agent.call("undo", deadline_s=_PROVISION_S, run=None)):
+    if differences and (others or others_live(host.agent.call("undo", deadline_s=_PROVISION_S, run=None))):
         # Runs side by side make and remove mdevs and modules of their own: only what we touched is compared.
         differences = snapshot_difference(_devices(before), _devices(after))
     if differences:
