@@ -9,9 +9,12 @@ from harness.script import Script
 from harness.spec.fsm import OUT_OF_RANGE, S
 from suites.mig.subject import Subject
 
-__all__ = ["concurrent_program", "decode", "race_program"]
+__all__ = ["BATCH", "concurrent_program", "decode", "race_program"]
 
 Op = list[Any]
+
+BATCH = 8
+"""Programs that go to the agent in one request."""
 
 
 def decode(data: bytes, subject: Subject) -> dict[str, Any]:
