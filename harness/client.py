@@ -166,8 +166,9 @@ class Agent:
         try:
             self.transport.send(_frame({"id": number, "method": method, "params": params}))
             answer = _read_frame(self.transport, self.name, f"the answer to {method}", deadline_s)
-        except (LabError, HarnessError) as error:
-            self._broken = str(error)
+        except BaseException as error:
+            # Interrupted, too: the answer that is still to come would be taken for that to the next request.
+            self._broken = str(error) or type(error).__name__
             raise
         return self._result(method, number, answer)
 

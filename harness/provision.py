@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _PROVISION_S = 180.0
+_AGENT_LEAVES_S = 20.0
 _RECONNECT_S = 60.0
 _MAX_MODULE_BYTES = 40 << 20
 _MAX_DIFFERENCES = 12
@@ -256,6 +258,10 @@ def _undo(
         if host.info.boot_id != boot_id:
             return
         done = host.agent.call("undo", deadline_s=_PROVISION_S, run=None)
+        until = time.monotonic() + _AGENT_LEAVES_S
+        while not others and others_live(done) and time.monotonic() < until:
+            time.sleep(0.5)
+            done = host.agent.call("undo", deadline_s=_PROVISION_S, run=None)
     after = host.agent.call("snapshot_host", devices=touched)
     differences = snapshot_difference(before, after) + failed_steps(done)
     if differences and (others or others_live(host.agent.call("undo", deadline_s=_PROVISION_S, run=None))):
