@@ -29,15 +29,18 @@ if TYPE_CHECKING:
 __all__ = ["OPS", "RESET_TARGET", "walk"]
 
 RESET_TARGET = 255
-_SESSION = {
+_SESSIONS = {
     vfio.VFIO_DEVICE_STATE_PRE_COPY: 1,
     vfio.VFIO_DEVICE_STATE_PRE_COPY_P2P: 1,
     vfio.VFIO_DEVICE_STATE_STOP_COPY: 1,
     vfio.VFIO_DEVICE_STATE_RESUMING: 2,
 }
+_SESSION = bytes(_SESSIONS.get(state, 0) for state in range(256))  # 0: none
 _SET = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
 _GET = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
 NO_FD_YET = -2  # what data_fd holds before the call: not -1, so that a kernel that writes nothing is seen
+_STATE = Struct("=IIIi")
+_REQUESTS = [bytearray(_STATE.pack(16, _SET, target, NO_FD_YET)) for target in range(256)]
 
 
 def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
@@ -50,17 +53,16 @@ def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _walk(fd: int, targets: bytes) -> tuple[bytes, int]:
-    # Everything a step touches is a local, and no object is made that can be avoided: this loop is the suite's
-    # throughput.
+    # Everything a step touches is a local, and no object is made that can be avoided: this loop is the
+    # suite's throughput.
     feature, reset, read, close = vfio.VFIO_DEVICE_FEATURE, vfio.VFIO_DEVICE_RESET, os.read, os.close
-    session_of = _SESSION.get
-    requests = [bytearray(Struct("=IIIi").pack(16, _SET, t, NO_FD_YET)) for t in range(256)]
+    session_of, requests, control, descriptor = _SESSION, _REQUESTS, ioctl, fcntl
     answer = bytearray(16)
-    get = bytearray(Struct("=IIIi").pack(16, _GET, 0, NO_FD_YET))
+    get = bytearray(_STATE.pack(16, _GET, 0, NO_FD_YET))
     answered, got = memoryview(answer).cast("i"), memoryview(get).cast("I")
     recs: list[int] = []
     record = recs.append
-    held, held_session = -1, None
+    held, held_session = -1, 0
     for target in targets:
         flags = 4 if held >= 0 else 0
         error = 0
@@ -68,32 +70,32 @@ def _walk(fd: int, targets: bytes) -> tuple[bytes, int]:
         number = -1
         if target == RESET_TARGET:
             try:
-                ioctl(fd, reset)
+                control(fd, reset)
             except OSError as e:
-                error = e.errno or 0xFF
+                error = (e.errno or 0xFF) & 0xFF
         else:
             answer[:] = requests[target]
             try:
-                ioctl(fd, feature, answer, True)
+                control(fd, feature, answer, True)
                 written, number = answered[2], answered[3]
             except OSError as e:
-                error = e.errno or 0xFF
+                error = (e.errno or 0xFF) & 0xFF
                 number = answered[3]
                 if number == NO_FD_YET:  # refused before the kernel wrote anything
                     number = -1
         try:
-            ioctl(fd, feature, get, True)
+            control(fd, feature, get, True)
             state = got[2]
             if state > 0xFE:
                 state = 0xFE  # no such state: it must not pass for a failed GET
         except OSError:
             state = 0xFF
-        if written not in (-1, state):
+        if written != state and written != -1:
             flags |= 16
         new = -1
         if number != -1:
             try:
-                mode = fcntl(number, F_GETFD) if number >= 0 and number not in (held, fd) else -1
+                mode = descriptor(number, F_GETFD) if number >= 0 and number != held and number != fd else -1
             except OSError:
                 mode = -1
             if mode < 0:
@@ -101,18 +103,18 @@ def _walk(fd: int, targets: bytes) -> tuple[bytes, int]:
             else:
                 new = number
                 flags |= 3 if mode & FD_CLOEXEC else 1
-        session = session_of(state)
+        session = session_of[state]
         outcome = 0xFE
         if held >= 0 and (new >= 0 or (session != held_session and state != 0xFF)):
             try:
                 outcome = 0xFD if read(held, 1) else 0
             except OSError as e:
-                outcome = e.errno or 0xFF
+                outcome = (e.errno or 0xFF) & 0xFF
             close(held)
             held = -1
         if new >= 0:
             held, held_session = new, session
-        record((error & 0xFF) | state << 8 | flags << 16 | outcome << 24)
+        record(error | state << 8 | flags << 16 | outcome << 24)
     return Struct("<%dI" % len(recs)).pack(*recs), held
 
 
