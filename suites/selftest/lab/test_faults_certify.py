@@ -167,3 +167,15 @@ def test_a_full_disk_on_the_lab_host_is_no_verdict(fresh_lab, tmp_path):
         assert run.status() == 3, run.text
     assert "No space left" in run.text
     assert set(verdicts_of(tmp_path / "out").values()) == {"inconclusive"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_in_order(fresh_lab, labs_file, tmp_path, number):
+    """Steps: signal a run in its test.  Verify: status 128 and the signal, no verdict, the host is clean."""
+    before = snapshot(fresh_lab)
+    with Certify(None, tmp_path / "out", "--lab", "rack", "--labs-file", str(labs_file), clauses=FEW) as run:
+        run.wait_line(r"^\[2/")
+        run.process.send_signal(number)
+        assert run.status() == 128 + number, run.text
+    assert verdicts_of(tmp_path / "out")[None, None] == "inconclusive"
+    assert is_restored(fresh_lab, before) == []
