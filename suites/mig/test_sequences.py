@@ -20,6 +20,8 @@ PROGRAMS = 1500
 SWEEP_SHARE, RANDOM_SHARE = 0.4, 0.2
 """Shares of the budget of a device."""
 OPERATIONS = 20
+MEAN_BATCH = 6
+"""Programs in one request, on average of the lists of 1 to 11 that Hypothesis draws."""
 RACES = 120
 
 
@@ -57,16 +59,18 @@ def test_random_programs_of_requests_and_io(rig: Rig, case: Case, request: pytes
     subject = rig.subject("random")
     last: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
 
-    def program_is_judged_clean(data: bytes) -> None:
-        program = decode(data, subject)
-        verdict, trace = rig.execute(program)
-        rig.programs += 1
-        rig.total.merge(verdict.seen())
-        if rig.unknown(verdict, program) is not None:
-            raise Unseen
-        if rig.programs % 50 == 0:
-            rig.read_log(program, trace)
-        last[:] = [(program, trace)]
+    def programs_are_judged_clean(batch: list[bytes]) -> None:
+        programs = [decode(data, subject) for data in batch]
+        before = rig.programs
+        for program, (verdict, trace) in zip(programs, rig.execute_many(programs), strict=False):
+            rig.programs += 1
+            rig.total.merge(verdict.seen())
+            last[:] = [(program, trace)]
+            if rig.unknown(verdict, program) is not None:
+                rig.last_program = program  # not the batch's last, but the one that is to be kept
+                raise Unseen
+        if rig.programs // 50 != before // 50:
+            rig.read_log(*last[-1])
 
     def body() -> None:
         begun = time.monotonic()
@@ -74,15 +78,18 @@ def test_random_programs_of_requests_and_io(rig: Rig, case: Case, request: pytes
             rig.run(decode(bytes(range(n, n + 2 * OPERATIONS)), subject), log=False)
         cost_s = (time.monotonic() - begun) / 20
         settings = hypothesis.settings(
-            max_examples=max(50, min(PROGRAMS, int(RANDOM_SHARE * budget_s / cost_s))),
+            max_examples=max(50, min(PROGRAMS, int(RANDOM_SHARE * budget_s / cost_s))) // MEAN_BATCH,
             deadline=None,
             database=None,
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
             print_blob=False,
         )
-        programs = st.binary(min_size=2, max_size=2 * OPERATIONS)
-        trial = hypothesis.seed(subject.seed)(settings(hypothesis.given(programs)(program_is_judged_clean)))
+        # In batches: a round trip costs as much as a program.
+        batches = st.lists(
+            st.binary(min_size=2, max_size=2 * OPERATIONS), min_size=1, max_size=2 * MEAN_BATCH - 1
+        )
+        trial = hypothesis.seed(subject.seed)(settings(hypothesis.given(batches)(programs_are_judged_clean)))
         for _ in range(10):  # each round finds one kind of violation and shrinks it
             try:
                 trial()
