@@ -151,7 +151,7 @@ def certify_figures(name: str, wanted_s: float, extra: dict[str, str]) -> list[F
             raise LabError(f"{name}: no verdict within {_CERTIFY_LIMIT_S:g} s") from None
         taken = time.monotonic() - begun
         run = _run_of(out, done.stderr.decode("utf-8", "replace"))
-    arcs = sum(int(d.get("arcs", 0)) for d in run.get("devices", []))
+    arcs = sum(int(d.get("counts", {}).get("arcs", 0)) for d in run.get("devices", []))
     verdict = str(run.get("verdict"))
     return [
         Figure(name, taken, wanted_s, "s", at_least=False, detail=f"verdict {verdict}"),
