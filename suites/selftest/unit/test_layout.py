@@ -51,11 +51,12 @@ RANKS = {
     "fixtures": 9,
     "suites": 10,
     "harness/certification.py": 10,
-    "harness/commands": 11,
-    "harness/__main__.py": 12,
-    "conftest.py": 12,
-    "suites/conftest.py": 12,
-    "suites/selftest": 13,
+    "harness/bench": 11,
+    "harness/commands": 12,
+    "harness/__main__.py": 13,
+    "conftest.py": 13,
+    "suites/conftest.py": 13,
+    "suites/selftest": 14,
 }
 PACKAGES = {"harness", "reports", "fixtures", "suites"}
 
