@@ -61,7 +61,8 @@ BOOT = (
 
 def boot_command(python: str = "python3", sudo: bool = False) -> str:
     """Return the shell command that starts an agent; its stdin then takes `Bundle.start_bytes`."""
-    return f"{'sudo -n ' if sudo else ''}{shlex.quote(python)} -c {shlex.quote(BOOT)}"
+    # Isolated and without site: the agent needs the standard library only, and nothing of the host's settings.
+    return f"{'sudo -n ' if sudo else ''}{shlex.quote(python)} -ISc {shlex.quote(BOOT)}"
 
 
 class Transport(Protocol):

@@ -126,7 +126,7 @@ def test_a_result_that_is_no_trace_is_a_harness_error(result):
 def test_the_boot_line_is_one_line_a_shell_can_quote():
     assert "\n" not in BOOT
     assert "'" not in BOOT
-    assert boot_command("python3.9", sudo=True).startswith("sudo -n python3.9 -c '")
+    assert boot_command("python3.9", sudo=True).startswith("sudo -n python3.9 -ISc '")
 
 
 def boot(data):
