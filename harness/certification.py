@@ -99,6 +99,9 @@ class Certification:
                 args += ["--labs-file", str(labs_file.resolve())]
             # pytest takes SystemExit for a test that failed, and goes on.
             before = signal.signal(signal.SIGTERM, self._terminate)
+            hosts = [t.device.host for t in self.targets]
+            if workers > 1 and len(set(hosts)) < len(hosts):
+                args.append("--shared-host")
             if workers > 1:
                 # Workers collect for themselves: what the tests are is asked beforehand.
                 status = pytest.main([*args, "--collect-only"], plugins=[self])

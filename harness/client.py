@@ -61,7 +61,7 @@ BOOT = (
 
 def boot_command(python: str = "python3", sudo: bool = False) -> str:
     """Return the shell command that starts an agent; its stdin then takes `Bundle.start_bytes`."""
-    # Isolated and without site: the agent needs the standard library only, and nothing of the host's settings.
+    # Isolated and without site: the standard library is all it needs, and nothing of the host's settings.
     return f"{'sudo -n ' if sudo else ''}{shlex.quote(python)} -ISc {shlex.quote(BOOT)}"
 
 

@@ -164,7 +164,9 @@ def test_the_bundle_holds_the_agent_and_nothing_of_the_controller():
     import zlib
 
     modules = json.loads(zlib.decompress(bundle().data))
-    assert all(name in ("", "harness") or name.startswith(("harness.agent", "harness.uapi")) for name in modules)
+    assert all(
+        name in ("", "harness") or name.startswith(("harness.agent", "harness.uapi")) for name in modules
+    )
     assert {"harness.agent.main", "harness.agent.loader", "harness.uapi.vfio"} <= modules.keys()
     assert bundle() is bundle()
 

@@ -110,6 +110,17 @@ def test_a_kernel_report_is_a_finding_with_its_lines(rig: Rig, agent: FakeAgent)
     assert any("KASAN" in line for line in rig.findings[0].kernel_log)
 
 
+def test_a_kernel_report_on_a_shared_host_accuses_no_device(rig: Rig, agent: FakeAgent) -> None:
+    rig.shared = True
+    with rig.test("t"):
+        agent.log = KASAN
+        rig.run(get_state_program())
+        agent.taint = 512
+        rig.check_taint(0)
+    assert rig.findings == []
+    assert set(rig.record([])["undecided"]) == {"MIG-166", "MIG-167"}
+
+
 def test_a_lost_kernel_log_decides_nothing(rig: Rig, agent: FakeAgent) -> None:
     agent.lost = True
     with rig.test("t"):
