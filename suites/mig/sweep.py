@@ -33,7 +33,7 @@ def _return(sequence: tuple[int, ...], flags: Mig) -> int:
     return RESET if state == S.RESUMING else int(S.RUNNING)
 
 
-def sweep_programs(flags: Mig, depth: int, chunk: int = 1500) -> Iterator[dict[str, Any]]:
+def sweep_programs(flags: Mig, depth: int, chunk: int = 4000) -> Iterator[dict[str, Any]]:
     """Programs that together walk every sequence of exactly `depth` SETs (and so every shorter one).
 
     `chunk` sequences go into one program, so that the kernel log is read often enough to lose nothing.
