@@ -725,7 +725,13 @@ class ModelAgent:
     def op_attach(self, fd: str, pt: str) -> None: ...
     def op_sleep(self, ms: int) -> None: ...
 
-    def op_walk(self, fd: str, targets: str) -> dict[str, Any]:
+    def _loaded(self, session: _Session, data: bytes) -> int:
+        try:
+            return 32 if self._write(session, data) >= len(data) else 0
+        except OSError:
+            return 0
+
+    def op_walk(self, fd: str, targets: str, stream: str = "") -> dict[str, Any]:
         recs = bytearray()
         held: _Session | None = None
         for target in base64.b64decode(targets):
@@ -752,6 +758,8 @@ class ModelAgent:
                 held = None
             if got is not None:
                 held = got
+                if stream and state == S.RESUMING:
+                    bits |= self._loaded(got, self.slots[stream])
             recs += bytes([error, state, bits, old])
         return {"recs": base64.b64encode(recs).decode(), "n": len(recs) // 4}
 

@@ -20,7 +20,9 @@ __all__ = ["RESET", "judge_walk"]
 
 RESET = 255
 _NO_READ, _GAVE_DATA, _NO_GET = 0xFE, 0xFD, 0xFF
-_FD, _CLOEXEC, _HELD, _ODD, _MISMATCH = 1, 2, 4, 8, 16
+_FD, _CLOEXEC, _HELD, _ODD, _MISMATCH, _LOADED_NOW = 1, 2, 4, 8, 16, 32
+_LOADED = len(State)
+"""RESUMING with a whole stream written: unlike RESUMING without data it is left by SET."""
 S = State
 
 
@@ -33,42 +35,34 @@ def _session_of(state: int) -> int:
 def _good(flags: Mig) -> dict[int, tuple[int, tuple[str, ...], str]]:
     """Good steps: cur<<24 | target<<16 | state<<8 | (ok, fd, cloexec) -> (end state, clauses, outcome)."""
     table: dict[int, tuple[int, tuple[str, ...], str]] = {}
-    for cur in states(flags) - {S.ERROR}:
-        key = cur << 24 | RESET << 16 | S.RUNNING << 8 | 1
-        table[key] = (S.RUNNING, (RESET_CLAUSE[cur], "MIG-052"), "")
-        for target in range(RESET):
-            way = path(cur, target, flags)
-            if way is None:
-                clauses: tuple[str, ...] = (
-                    refusal_clause(cur, target, flags),
-                    "MIG-050",
-                    "MIG-052",
-                    "MIG-059",
-                )
-                table[cur << 24 | target << 16 | cur << 8] = (cur, clauses, "refused")
-            elif cur == S.RESUMING and len(way) > 1:
-                for end in (cur, S.STOP):  # no data was written: it must fail, and may have stopped
-                    table[cur << 24 | target << 16 | end << 8] = (
-                        end,
-                        ("MIG-106", "MIG-111", "MIG-059"),
-                        "refused",
-                    )
-            else:
-                fd = 2 | 4 if starts_session(cur, State(target)) else 0
-                within = cur != target and cur in SAVING_GROUP and target in SAVING_GROUP
-                fd_clause = (
-                    "MIG-055" if fd else "MIG-024" if cur == target else "MIG-057" if within else "MIG-056"
-                )
-                clauses = (
-                    arc_clause(way),
-                    fd_clause,
-                    "MIG-022",
-                    "MIG-023",
-                    "MIG-052",
-                    *(["MIG-058"] if fd else []),
-                )
-                table[cur << 24 | target << 16 | target << 8 | 1 | fd] = (target, clauses, "reached")
+    for cur in sorted(states(flags) - {S.ERROR}):
+        _add_good(table, cur, cur, flags)
+    _add_good(table, _LOADED, S.RESUMING, flags)
     return table
+
+
+def _add_good(table: dict[int, tuple[int, tuple[str, ...], str]], key: int, cur: State, flags: Mig) -> None:
+    """The good steps from one state; `key` stands for it in the table."""
+    table[key << 24 | RESET << 16 | S.RUNNING << 8 | 1] = (S.RUNNING, (RESET_CLAUSE[cur], "MIG-052"), "")
+    for target in range(RESET):
+        way = path(cur, target, flags)
+        start = key << 24 | target << 16
+        if way is None:
+            clause = refusal_clause(cur, target, flags)
+            table[start | cur << 8] = (cur, (clause, "MIG-050", "MIG-052", "MIG-059"), "refused")
+        elif key == S.RESUMING and len(way) > 1:
+            for end in (cur, S.STOP):  # no data was written: it must fail, and may have stopped
+                table[start | end << 8] = (end, ("MIG-106", "MIG-111", "MIG-059"), "refused")
+        else:
+            fd = 2 | 4 if starts_session(cur, State(target)) else 0
+            within = cur != target and cur in SAVING_GROUP and target in SAVING_GROUP
+            about_fd = "MIG-055" if fd else "MIG-024" if cur == target else "MIG-057" if within else "MIG-056"
+            clauses = (arc_clause(way), about_fd, "MIG-022", "MIG-023", "MIG-052")
+            table[start | target << 8 | 1 | fd] = (
+                target,
+                (*clauses, *(["MIG-058"] if fd else [])),
+                "reached",
+            )
 
 
 def judge_walk(
@@ -98,28 +92,33 @@ def judge_walk(
             tally[key] = tally.get(key, 0) + 1
             if old != _NO_READ:
                 clause = (
-                    ("MIG-064" if cur in SAVING_GROUP else "MIG-065") if target == RESET else end_clause(cur)
+                    ("MIG-064" if cur in SAVING_GROUP else "MIG-065")
+                    if target == RESET
+                    else end_clause(S.RESUMING if cur == _LOADED else cur)
                 )
                 ends[clause] = ends.get(clause, 0) + 1
+        else:
+            _slow(index, n, cur, target, error, state, bits, old, flags, capabilities, out)
+            if state not in State._value2member_map_:
+                return None
+        if state == S.RESUMING and (bits & _LOADED_NOW or (cur == _LOADED and not bits & _FD)):
+            cur = _LOADED
+        else:
             cur = state
-            continue
-        _slow(index, n, cur, target, error, state, bits, old, flags, capabilities, out)
-        if state not in State._value2member_map_:
-            return None
-        cur = state
     for key, count in tally.items():
         _, clauses, outcome = good[key]
         for clause in clauses:
             out.checked[clause] += count
         if outcome:
             start, target = key >> 24, key >> 16 & 0xFF
+            start = int(S.RESUMING) if start == _LOADED else start
             out.arcs += count
             if target < len(State):
                 out.cells[start, target, outcome] += count
     for clause, count in ends.items():
         out.checked[clause] += count
         out.checked["MIG-067"] += count
-    return State(cur)
+    return S.RESUMING if cur == _LOADED else State(cur)
 
 
 def _slow(
@@ -136,6 +135,8 @@ def _slow(
     out: Judgement,
 ) -> None:
     """One step that is not plainly good: say which clause it breaks and in which words."""
+    loaded = cur == _LOADED
+    cur = S.RESUMING if loaded else cur
 
     def check(clause: str, ok: bool, expected: str, observed: str) -> None:
         out.check(clause, ok, index, expected, observed, n)
@@ -168,7 +169,7 @@ def _slow(
                 check("MIG-050", state == cur, f"{name_of(cur)} after the refused {where}", name_of(state))
             out.cell(cur, target, "refused" if error and state == cur else "failed")
         elif error:
-            if cur == S.RESUMING and len(way) > 1:
+            if cur == S.RESUMING and len(way) > 1 and not loaded:
                 check(
                     "MIG-111",
                     state in (*way, S.ERROR),
@@ -187,7 +188,7 @@ def _slow(
                 out.cell(cur, target, "failed")
             check("MIG-059", not bits & _FD, "a failed SET returns no data fd", "it returned one")
         else:
-            if cur == S.RESUMING and len(way) > 1:
+            if cur == S.RESUMING and len(way) > 1 and not loaded:
                 check("MIG-106", False, "RESUMING without any data is not left by SET", "SET succeeded")
             check("MIG-022", state == target, f"{name_of(target)} after {where} succeeded", name_of(state))
             check("MIG-023", not bits & _MISMATCH, "device_state written back as set", "another value")

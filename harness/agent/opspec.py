@@ -92,7 +92,7 @@ exec_self: fds:strs
 kill: actor:slot signal?:str
 exit: actor:slot
 wait: actor:slot timeout_ms?:n
-walk: fd:fd targets:b64
+walk: fd:fd targets:b64 stream?:slot
 """
 
 

@@ -8,7 +8,7 @@ returned was neither -1 nor a new open fd, 16 the state written back by a succes
 reports; errno
 of the one-byte read of the fd held before, 0 where it returned nothing, 0xfd where it returned data, 0xfe
 where no read
-was made.
+was made.  With a stream, each session that RESUMING starts is given it whole: bit 32.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ _REQUESTS = [bytearray(_STATE.pack(16, _SET, target, NO_FD_YET)) for target in r
 def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
     """Request each target in turn and return 4 bytes about each, base64."""
     fd = ctx.fds[args["fd"]]
+    stream = ctx.blobs[args["stream"]] if "stream" in args else b""
     collecting = gc.isenabled()
     gc.disable()  # each refused request makes an exception, and none of them is in a cycle
     try:
-        recs, held = _walk(fd, binascii.a2b_base64(args["targets"]))
+        recs, held = _walk(fd, binascii.a2b_base64(args["targets"]), stream)
     finally:
         if collecting:
             gc.enable()
@@ -59,7 +60,18 @@ def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
     return {"recs": binascii.b2a_base64(recs, newline=False).decode("ascii")}
 
 
-def _walk(fd: int, targets: bytes) -> tuple[bytes, int]:
+def _load(fd: int, stream: bytes) -> int:
+    """Write the stream to a resuming fd; 32 where all of it was taken."""
+    done = 0
+    try:
+        while done < len(stream):
+            done += os.write(fd, stream[done:] if done else stream)
+    except OSError:
+        return 0
+    return 32
+
+
+def _walk(fd: int, targets: bytes, stream: bytes = b"") -> tuple[bytes, int]:
     # Everything a step touches is a local, and no object is made that can be avoided: this loop is the
     # suite's throughput.
     feature, reset, read, close = vfio.VFIO_DEVICE_FEATURE, vfio.VFIO_DEVICE_RESET, os.read, os.close
@@ -121,6 +133,8 @@ def _walk(fd: int, targets: bytes) -> tuple[bytes, int]:
             held = -1
         if new >= 0:
             held, held_session = new, session
+            if stream and session == 2:
+                flags |= _load(new, stream)
         record(error | state << 8 | flags << 16 | outcome << 24)
     return Struct("<%dI" % len(recs)).pack(*recs), held
 

@@ -113,7 +113,7 @@ def sweep_figures(
                detail=f"{seen} to {c:,.0f}"),
         Figure("sweep to one exec an operation",
                statistics.median(a / b for a, b in zip(stack, single, strict=True)), 500,
-               detail=f"{seen} to {one:.1f} execs/s"),
+               detail=f"{seen} to {one:.1f} arcs/s"),
     ]  # fmt: skip
 
 

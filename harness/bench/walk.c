@@ -5,7 +5,8 @@
  *
  *   walk sweep CDEV REPEAT < TARGETS    walks TARGETS (one byte an arc, 255 a reset) REPEAT times;
  *                                       prints arcs, nanoseconds, and a checksum of what was seen
- *   walk one CDEV STATE                 opens the device, one SET to STATE, one GET, ends
+ *   walk set CDEV STATE                 opens the device, one SET to STATE, ends
+ *   walk get CDEV                       opens the device, one GET, ends
  *
  * Structures are declared here, since the headers of the controller may be older than the interface.
  */
@@ -29,6 +30,7 @@
 #define SET_STATE (1u << 17 | 2)
 #define MAX_TARGETS (1 << 24)
 #define RESET_TARGET 255
+#define MAX_STREAM (1 << 26)
 #define NO_FD_YET -2
 
 struct state {
@@ -75,6 +77,35 @@ static int session_of(uint32_t state)
 }
 
 static int held = -1, held_session;
+static char stream[MAX_STREAM];
+static size_t stream_bytes;
+
+/* What the device saves now: the walk gives it back each time it comes to RESUMING. */
+static void save_stream(int fd)
+{
+	struct state save = { sizeof(save), SET_STATE, 3, NO_FD_YET };
+	struct state run = { sizeof(run), SET_STATE, 2, NO_FD_YET };
+	ssize_t got;
+
+	if (ioctl(fd, FEATURE, &save) || save.data_fd < 0)
+		die("SET STOP_COPY");
+	while ((got = read(save.data_fd, stream + stream_bytes, sizeof(stream) - stream_bytes)) > 0)
+		stream_bytes += got;
+	if (got < 0)
+		die("read of the stream");
+	close(save.data_fd);
+	if (ioctl(fd, FEATURE, &run))
+		die("SET RUNNING");
+}
+
+static void load_stream(int fd)
+{
+	size_t done = 0;
+	ssize_t put;
+
+	while (done < stream_bytes && (put = write(fd, stream + done, stream_bytes - done)) > 0)
+		done += put;
+}
 
 static uint32_t step(int fd, unsigned char target)
 {
@@ -107,6 +138,8 @@ static uint32_t step(int fd, unsigned char target)
 	if (fresh >= 0) {
 		held = fresh;
 		held_session = session;
+		if (session == 2)
+			load_stream(fresh);
 	}
 	return (uint32_t)error << 8 | (uint32_t)seen;
 }
@@ -119,6 +152,7 @@ static int sweep(const char *path, long repeat)
 	uint32_t checksum = 0;
 	int fd = open_device(path);
 
+	save_stream(fd);
 	clock_gettime(CLOCK_MONOTONIC, &begun);
 	for (long round = 0; round < repeat; round++)
 		for (size_t n = 0; n < count; n++)
@@ -129,16 +163,12 @@ static int sweep(const char *path, long repeat)
 	return 0;
 }
 
-static int one(const char *path, uint32_t state)
+static int one(const char *path, uint32_t flags, uint32_t state)
 {
-	struct state set = { sizeof(set), SET_STATE, state, NO_FD_YET };
-	struct state get = { sizeof(get), GET_STATE, 0, NO_FD_YET };
-	int fd = open_device(path);
-	int error = ioctl(fd, FEATURE, &set) ? errno : 0;
+	struct state request = { sizeof(request), flags, state, NO_FD_YET };
+	int error = ioctl(open_device(path), FEATURE, &request) ? errno : 0;
 
-	if (ioctl(fd, FEATURE, &get))
-		die("GET");
-	printf("%d %u\n", error, get.state);
+	printf("%d %u\n", error, request.state);
 	return 0;
 }
 
@@ -146,8 +176,10 @@ int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "sweep"))
 		return sweep(argv[2], strtol(argv[3], NULL, 10));
-	if (argc == 4 && !strcmp(argv[1], "one"))
-		return one(argv[2], strtoul(argv[3], NULL, 10));
-	fprintf(stderr, "usage: walk sweep CDEV REPEAT < TARGETS | walk one CDEV STATE\n");
+	if (argc == 4 && !strcmp(argv[1], "set"))
+		return one(argv[2], SET_STATE, strtoul(argv[3], NULL, 10));
+	if (argc == 3 && !strcmp(argv[1], "get"))
+		return one(argv[2], GET_STATE, 0);
+	fprintf(stderr, "usage: walk sweep CDEV REPEAT < TARGETS | walk set CDEV STATE | walk get CDEV\n");
 	return 2;
 }

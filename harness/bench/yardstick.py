@@ -82,8 +82,9 @@ class Yardstick:
         return arcs * 1e9 / ns
 
     def one(self, state: int) -> None:
-        """One SET and one GET, in an `exec` of their own."""
-        self._run(f"{self._folder}/walk one {self._node} {state}", 30.0)
+        """One arc, one operation an `exec`: a SET, then the GET that says where it led."""
+        self._run(f"{self._folder}/walk set {self._node} {state}", 30.0)
+        self._run(f"{self._folder}/walk get {self._node}", 30.0)
 
     def _run(self, command: str, limit_s: float) -> bytes:
         status, out, err = self._host.exec(_as_root(command, self._sudo), limit_s)

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.script import Script
-from harness.spec.fsm import Mig, S, reachable_by_set, states
-from harness.walk_judge import RESET
+from harness.spec.fsm import Mig, S, states
 
 __all__ = ["sweep_programs", "sweep_targets"]
 
@@ -20,22 +19,10 @@ def sweep_targets(flags: Mig) -> tuple[int, ...]:
     return tuple(int(s) for s in sorted(states(flags)) if s != S.ERROR)
 
 
-def _return(sequence: tuple[int, ...], flags: Mig) -> int:
-    """How to get back to RUNNING: SET where the model says it can be done, else a reset.
-
-    RESUMING is not left by SET without a stream, so whatever came after it changed nothing.
-    """
-    state = S.RUNNING
-    for target in sequence:
-        if state == S.RESUMING:
-            return RESET
-        state = reachable_by_set(state, (target,), flags)
-    return RESET if state == S.RESUMING else int(S.RUNNING)
-
-
 def sweep_programs(flags: Mig, depth: int, chunk: int = 4000) -> Iterator[dict[str, Any]]:
     """Programs that together walk every sequence of exactly `depth` SETs (and so every shorter one).
 
+    Each is followed by SET(RUNNING).  RESUMING is always given a whole stream, so that it can be left.
     `chunk` sequences go into one program, so that the kernel log is read often enough to lose nothing.
     """
     sequences = itertools.product(sweep_targets(flags), repeat=depth)
@@ -43,7 +30,10 @@ def sweep_programs(flags: Mig, depth: int, chunk: int = 4000) -> Iterator[dict[s
         targets = bytearray()
         for sequence in part:
             targets += bytes(sequence)
-            targets.append(_return(sequence, flags))
+            targets.append(int(S.RUNNING))
         script = Script()
-        script.op("walk", fd="d", targets=base64.b64encode(bytes(targets)).decode())
+        script.save("stream")
+        script.set(S.RUNNING)
+        encoded = base64.b64encode(bytes(targets)).decode()
+        script.op("walk", fd="d", targets=encoded, stream="stream")
         yield script.to_json()
