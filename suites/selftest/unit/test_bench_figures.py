@@ -95,7 +95,7 @@ def test_the_program_is_static_and_says_how_it_is_used(program: str) -> None:
 
 
 def test_a_device_that_cannot_be_opened_is_one_line(program: str) -> None:
-    done = _run(program, "one", "/nonexistent", 1)
+    done = _run(program, "set", "/nonexistent", 1)
     assert done.returncode == 1
     assert done.stderr == b"walk: /nonexistent: No such file or directory\n"
 
