@@ -40,6 +40,8 @@ _PEER_TIMEOUT_MS = 45_000
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _STDERR_TAIL_BYTES = 64 << 10
 _SLICE_S = 0.5
+# What paramiko raises on a connection that is gone.
+_BROKEN = (OSError, EOFError, paramiko.SSHException)
 
 # paramiko logs whole tracebacks of failures that are reported as one line here, and names of keys.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
@@ -122,7 +124,7 @@ class SshTransport:
 
     def close(self) -> None:
         """Ends the command's input and closes the channel; never raises."""
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*_BROKEN):
             self._channel.close()
 
     def _drain_stderr(self) -> None:
@@ -165,7 +167,9 @@ class SshConnection:
         try:
             return self._collect(channel, command, deadline_s, limit_bytes)
         finally:
-            channel.close()
+            # A connection that broke meanwhile must not hide what the command was refused for.
+            with contextlib.suppress(*_BROKEN):
+                channel.close()
 
     def transport(self, command: str, deadline_s: float = 20.0) -> SshTransport:
         """Starts a command that lives on; its standard input and output are the SshTransport's bytes."""
@@ -209,7 +213,10 @@ class SshConnection:
     ) -> tuple[int, bytes, bytes]:
         end = time.monotonic() + deadline_s
         out, err = bytearray(), bytearray()
-        channel.shutdown_write()
+        try:
+            channel.shutdown_write()
+        except _BROKEN as error:
+            raise LabError(f"{self.where}: the connection broke ({_reason(error)})") from None
         poller = select.poll()
         poller.register(channel.fileno(), select.POLLIN)
         while True:
