@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fixtures.connect import embedded_host
 from harness.errors import UsageError
 from harness.inventory import (
     EMBEDDED,
@@ -16,7 +17,7 @@ from harness.inventory import (
     embedded_devices,
     jumps,
 )
-from harness.lab.embedded import EmbeddedLab, list_labs
+from harness.lab.embedded import list_labs
 
 __all__ = ["Reach", "embedded_host", "gone", "reaches"]
 
@@ -36,19 +37,6 @@ class Reach:
     def name(self) -> str:
         """The host's name in messages, and in the names of the mdevs made there."""
         return f"{self.lab}.{EMBEDDED if self.lab == EMBEDDED else self.host_id}"
-
-
-def embedded_host(lab: EmbeddedLab) -> HostSpec:
-    """How to reach a running embedded lab."""
-    return HostSpec.model_validate(
-        {
-            "address": lab.address,
-            "port": lab.port,
-            "user": lab.user,
-            "key": str(lab.key_path),
-            "known_hosts": str(lab.known_hosts_path),
-        }
-    )
 
 
 def reaches(inventory: Inventory, labs: Sequence[str] = (), hosts: Sequence[str] = ()) -> list[Reach]:
