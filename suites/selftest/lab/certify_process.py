@@ -20,6 +20,11 @@ CLAUSES = ("MIG-00*", "MIG-021", "MIG-095", "MIG-100", "MIG-115", "MIG-121", "MI
 """Clauses with several short tests, all of which pass on mtty: nothing but a fault can change the verdict."""
 
 
+def _as_from_a_terminal() -> None:
+    """What a background job ignores, SIGINT for one, its children ignore too: Ctrl-C could not be tried."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Certify:
     """A run of certify; `with` ends it, whatever happens."""
 
@@ -33,7 +38,7 @@ class Certify:
             [sys.executable, "-P", "-m", "harness", "certify", "--out", str(out), "--seed", "1",
              "--depth", "1", "--budget", "5s", *options, *arguments],
             env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True, cwd=Path(out).parent,
+            start_new_session=True, cwd=Path(out).parent, preexec_fn=_as_from_a_terminal,
         )  # fmt: skip
         self.lines = []
         self._queue = queue.Queue()
