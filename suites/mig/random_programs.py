@@ -85,25 +85,34 @@ def concurrent_program(subject: Subject) -> dict[str, Any]:
 
 
 def race_program(subject: Subject) -> dict[str, Any]:
-    """One thread reads while the other ends the session; after that the reader gets nothing (MIG-163)."""
+    """One thread reads while the other ends the session; after that the reader gets nothing (MIG-163).
+
+    Or it closes the fd meanwhile, which changes nothing for the other (MIG-069).
+    """
     s = Script(reset=subject.has("reset"))
     s.op("set_state", fd="d", state=int(S.STOP_COPY), out="f")
     s.op("barrier", name="go", parties=2)
     ending = "reset" if subject.has("reset") and subject.rng.random() < 0.5 else "set_state"
     s.op(ending, fd="d", **({} if ending == "reset" else {"state": int(S.STOP)}))
     s.op("barrier", name="over", parties=2)
-    s.op("get_state", fd="d")
+    end = s.op("get_state", fd="d")
+    closes = subject.rng.random() < 0.25
     reads: list[tuple[str, dict[str, Any]]] = [("read", {"fd": "f", "n": 1})] * subject.rng.randint(1, 12)
     s.thread(
         "reader",
         [
             ("barrier", {"name": "go", "parties": 2}),
             *reads,
+            *([("close", {"fd": "f"})] if closes else []),
             ("barrier", {"name": "over", "parties": 2}),
-            ("read", {"fd": "f", "n": 64}),
+            *([] if closes else [("read", {"fd": "f", "n": 64})]),
         ],
     )
+    after = S.RUNNING if ending == "reset" else S.STOP
+    s.claim("MIG-069", end, "state", "==", int(after), f"{after.name}, whatever the reader did with its fd")
     program = s.to_json()
+    if closes:
+        return program
     program["claims"].append(
         {
             "clause": "MIG-163",

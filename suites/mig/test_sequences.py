@@ -103,7 +103,7 @@ def test_random_programs_of_requests_and_io(rig: Rig, case: Case, request: pytes
 
 
 def test_threads_act_as_if_in_some_order(rig: Rig, case: Case) -> None:
-    """Clauses: MIG-160 to MIG-164."""
+    """Clauses: MIG-069, MIG-160 to MIG-164."""
 
     def body() -> None:
         subject = rig.subject("threads")
