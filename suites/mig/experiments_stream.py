@@ -233,16 +233,16 @@ def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
             subject.mutate(s)
         s.set(S.STOP)
         saved = subject.fingerprint(s) if kind == "excess" else None
-        s.save("good", max_bytes=MAX)
+        good = s.save("good", max_bytes=MAX)
         if kind == "random":
-            s.op("bytes", out="bad", hex=subject.rng.randbytes(min(size, 1 << 16)).hex())
+            bad = s.op("bytes", out="bad", hex=subject.rng.randbytes(min(size, 1 << 16)).hex())
         elif kind == "exchanged":
             s.op("bytes", out="a", from_="good", off=0, n=size // 2)
             s.op("bytes", out="b", from_="good", off=size // 2)
-            s.op("bytes", out="bad", concat=["b", "a"])
+            bad = s.op("bytes", out="bad", concat=["b", "a"])
         else:
             s.op("bytes", out="tail", hex="a5" * 64)
-            s.op("bytes", out="bad", concat=["good", "tail"])
+            bad = s.op("bytes", out="bad", concat=["good", "tail"])
         _, done = s.restore("bad", chunks=[1 << 20])
         if kind == "excess":
             restored = subject.fingerprint(s)
@@ -269,7 +269,9 @@ def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
             )
         else:
             clause = "MIG-109" if kind == "random" else "MIG-110"
-            s.claim(clause, done, "errno", "!=", 0, f"the {kind} stream is refused")
+            # Halves that are alike exchange to the stream itself, which is a good one.
+            differs = [(bad, "sha256", "!=", s.ref(good, "sha256"))]
+            s.claim(clause, done, "errno", "!=", 0, f"the {kind} stream is refused", differs)
         _after_damage(subject, s, done)
         yield s
 
