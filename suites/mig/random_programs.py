@@ -60,7 +60,10 @@ def decode(data: bytes, subject: Subject) -> dict[str, Any]:
 
 
 def concurrent_program(subject: Subject) -> dict[str, Any]:
-    """Two or three threads of SET, GET and reset that start together in RUNNING."""
+    """Two or three threads of SET, GET and reset that start together in RUNNING.
+
+    In half of them another one keeps the device busy meanwhile, which must change no state.
+    """
     rng = subject.rng
     count = rng.choice((2, 2, 3))
     names = [f"t{n}" for n in range(count)]
@@ -78,10 +81,23 @@ def concurrent_program(subject: Subject) -> dict[str, Any]:
             else:
                 ops.append(["reset", {"fd": "d"}])
         threads.append({"name": name, "ops": ops})
+    if rng.random() < 0.5:
+        threads.append({"name": "busy", "ops": _busy(subject)})
     del threads[0]
     prelude: list[Op] = [["reset" if subject.has("reset") else "get_state", {"fd": "d"}]]
     threads[0]["ops"] = [*prelude, *threads[0]["ops"]]
     return {"threads": threads, "claims": [], "start_state": int(S.RUNNING)}
+
+
+def _busy(subject: Subject) -> list[Op]:
+    """Accesses to the regions, and descriptors of the device that come and go beside the SETs."""
+    ops: list[Op] = []
+    for writes in subject.mutations[:4]:
+        ops += [
+            ["region_write", {"fd": "d", "region": r, "off": off, "hex": data}] for r, off, data in writes
+        ]
+        ops += [["dup", {"fd": "d", "out": "again"}], ["close", {"fd": "again"}]]
+    return ops
 
 
 def race_program(subject: Subject) -> dict[str, Any]:
