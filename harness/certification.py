@@ -25,13 +25,20 @@ from harness.progress import Progress
 from harness.spec.clause import Clause
 from reports.records import Run, RunWriter
 
-__all__ = ["Certification", "Outcome"]
+__all__ = ["Certification", "Outcome", "chapters"]
 
 _EMPTY: dict[str, Any] = {
     "checked": {}, "cells": {}, "arcs": 0, "programs": 0, "findings": [], "facts": None,
 }  # fmt: skip
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def chapters() -> list[str]:
+    """The folders of `suites/` that certify devices, the migration protocol first."""
+    folders = [p.parent.name for p in (PROJECT / "suites").glob("*/__init__.py")]
+    names = sorted({*folders} - {"selftest"}, key=lambda name: (name != "mig", name))
+    return [str(PROJECT / "suites" / name) for name in names]
 
 
 @dataclass
@@ -81,7 +88,7 @@ class Certification:
             json.dump(sorted(self.collector.finished()), done)
             done.flush()
             args = [
-                str(PROJECT / "suites" / "mig"), f"--rootdir={PROJECT}",
+                *chapters(), f"--rootdir={PROJECT}",
                 "-c", str(PROJECT / "pyproject.toml"),
                 "-p", "fixtures.plugin", "-p", "no:cacheprovider", "-p", "no:allure_pytest", "--capture=no",
                 "--lab", lab, "--depth", str(depth), "--budget", str(budget_s), "--vfiocert-seed", str(seed),

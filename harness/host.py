@@ -126,11 +126,11 @@ class Host:
         """True while the SSH connection stands (a dead peer is noticed within 45 s)."""
         return self._connection is not None and self._agent is not None and self._connection.alive
 
-    def exec(self, command: str, deadline_s: float) -> tuple[int, bytes, bytes]:
+    def exec(self, command: str, deadline_s: float, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
         """One shell command beside the agent: (exit status, stdout, stderr)."""
         if self._connection is None:
             raise LabError(f"{self.name}: not connected")
-        return self._connection.exec(command, deadline_s)
+        return self._connection.exec(command, deadline_s, stdin=stdin)
 
     def reconnect(self, deadline_s: float = 120.0) -> bool:
         """A new connection and agent, tried until `deadline_s`; True where the host was booted meanwhile."""

@@ -160,11 +160,16 @@ class SshConnection:
         return transport is not None and transport.is_active()
 
     def exec(
-        self, command: str, deadline_s: float, limit_bytes: int = _OUTPUT_LIMIT_BYTES
+        self, command: str, deadline_s: float, limit_bytes: int = _OUTPUT_LIMIT_BYTES, stdin: bytes = b""
     ) -> tuple[int, bytes, bytes]:
-        """One shell command: (exit status, stdout, stderr); LabError past the deadline or the size limit."""
+        """One shell command: (exit status, stdout, stderr); LabError past the deadline or the size limit.
+
+        `stdin` is sent whole before anything is read: for commands that only then answer.
+        """
         channel = self._open(command, deadline_s)
         try:
+            if stdin:
+                self._send(channel, stdin)
             return self._collect(channel, command, deadline_s, limit_bytes)
         finally:
             # A connection that broke meanwhile must not hide what the command was refused for.
@@ -207,6 +212,13 @@ class SshConnection:
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise LabError(f"{self.where}: the connection broke ({_reason(error)})") from None
         return channel
+
+    def _send(self, channel: paramiko.Channel, data: bytes) -> None:
+        try:
+            channel.sendall(data)
+            channel.shutdown_write()
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise LabError(f"{self.where}: the connection broke ({_reason(error)})") from None
 
     def _collect(
         self, channel: paramiko.Channel, command: str, deadline_s: float, limit_bytes: int

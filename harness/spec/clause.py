@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 __all__ = ["Clause", "Level", "all_clauses", "by_id", "matching"]
 
 Level = Literal["MUST", "SHOULD", "MAY"]
-_ID = re.compile(r"[A-Z]{3}-\d{3}")
+_ID = re.compile(r"[A-Z]{3,5}-\d{3}")
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,23 @@ class Clause:
 
     @property
     def chapter(self) -> str:
-        """The three letters before the number."""
-        return self.id[:3]
+        """The letters before the number."""
+        return self.id.partition("-")[0]
 
 
+@cache
 def all_clauses() -> tuple[Clause, ...]:
-    """Every clause of every chapter, in order of id; a duplicate id is an error."""
-    from harness.spec.clauses_mig import CLAUSES as MIG
+    """Every clause of every chapter, in order of id; a duplicate id is an error.
 
-    clauses = sorted(MIG, key=lambda c: c.id)
+    A chapter is a file `clauses_*.py` beside this one, with `CLAUSES`.
+    """
+    import harness.spec
+
+    found: list[Clause] = []
+    for _, name, _ in pkgutil.iter_modules(harness.spec.__path__):
+        if name.startswith("clauses_"):
+            found += importlib.import_module(f"harness.spec.{name}").CLAUSES
+    clauses = sorted(found, key=lambda c: c.id)
     ids = [c.id for c in clauses]
     if len(set(ids)) != len(ids):
         raise ValueError(f"clause id used twice: {sorted(i for i in set(ids) if ids.count(i) > 1)}")
