@@ -31,6 +31,9 @@ ioas_map: fd:fd ioas:id mem:slot off?:n n:u64 iova?:u64 flags?:u32 out?:slot
 ioas_unmap: fd:fd ioas:id iova:u64 n:u64
 hwpt_alloc: fd:fd devid:id pt:id flags?:u32 out?:slot
 destroy: fd:fd id:id
+iommu: fd:fd cmd:str set?:obj fds?:obj mems?:obj bufs?:obj at?:obj outs?:obj out_fds?:obj tail?:hex
+pinned_memory:
+rlimit_memlock: bytes:int
 bind: fd:fd iommufd:fd flags?:u32 argsz?:u32 out?:slot
 attach: fd:fd pt:id flags?:u32 pasid?:u32 argsz?:u32
 detach: fd:fd pt?:id flags?:u32 pasid?:u32 argsz?:u32
@@ -163,6 +166,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "strs": (_list_of(lambda v: isinstance(v, str)), "a list of strings"),
     "list": (lambda v: isinstance(v, list), "a list"),
     "bool": (lambda v: isinstance(v, bool), "true or false"),
+    "obj": (lambda v: isinstance(v, dict), "an object"),
 }
 
 
