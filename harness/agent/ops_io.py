@@ -11,7 +11,7 @@ import struct
 
 from .digest import sha256_hex
 from .failure import Failure
-from .opspec import MAX_IO_BYTES
+from .opspec import MAX_IO_BYTES, MAX_STREAM_BYTES
 from .slots import Context, libc, libc_error
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
@@ -65,7 +65,7 @@ def read_all(ctx: Context, a: dict[str, Any]) -> Any:
     fd = ctx.fds[a["fd"]]
     chunks = a.get("chunks") or [1 << 16]
     limit = a.get("max_bytes", MAX_IO_BYTES)
-    parts: list[bytes] = []
+    data = bytearray()  # grows in place: a list of parts, joined, would need the memory twice
     have = reads = error = 0
     end = "max"
     while have < limit and ctx.remaining_s() > 0:
@@ -78,9 +78,8 @@ def read_all(ctx: Context, a: dict[str, Any]) -> Any:
         if not part:
             end = "eof"
             break
-        parts.append(part)
+        data += part
         have += len(part)
-    data = b"".join(parts)
     if "keep" in a:
         ctx.blobs[a["keep"]] = data
     return {
@@ -97,9 +96,16 @@ def write(ctx: Context, a: dict[str, Any]) -> Any:
 def write_all(ctx: Context, a: dict[str, Any]) -> Any:
     """Write all bytes of a slot in `chunks`; stops at the first failing write, or one that takes nothing."""
     fd = ctx.fds[a["fd"]]
-    data = _flipped(_source(ctx, a), a.get("flip", [])) * a.get("repeat", 1)
-    if len(data) > MAX_IO_BYTES:
-        raise Failure("usage", "write_all: %d bytes are more than the %d allowed" % (len(data), MAX_IO_BYTES))
+    blob, off = memoryview(ctx.blobs[a["from"]]), a.get("off", 0)
+    data = blob[off : off + a["n"]] if "n" in a else blob[off:]
+    repeat = a.get("repeat", 1)
+    if len(data) * repeat > MAX_STREAM_BYTES:
+        raise Failure(
+            "usage",
+            "write_all: %d bytes are more than the %d allowed" % (len(data) * repeat, MAX_STREAM_BYTES),
+        )
+    if a.get("flip") or repeat != 1:
+        data = memoryview(_flipped(bytes(data), a.get("flip", [])) * repeat)
     chunks = a.get("chunks") or [1 << 16]
     done = writes = error = 0
     while done < len(data) and ctx.remaining_s() > 0:

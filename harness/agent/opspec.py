@@ -14,11 +14,12 @@ TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-__all__ = ["MAX_IO_BYTES", "SPECS", "TYPES", "check_op", "check_ops", "check_program"]
+__all__ = ["MAX_IO_BYTES", "MAX_STREAM_BYTES", "SPECS", "TYPES", "check_op", "check_ops", "check_program"]
 
 MAX_DEADLINE_MS = 3_600_000
 MAX_THREADS = 64
 MAX_IO_BYTES = 64 << 20  # one read, write or mapping larger than this is a mistake, not a test
+MAX_STREAM_BYTES = 512 << 20  # of a migration stream kept on the host; only its digest travels
 
 _TEXT = """
 open: path:str flags?:strs mode?:u32 out:slot
@@ -62,9 +63,9 @@ dma_logging_report: fd:fd iova:u64 length:u64 page_size:u64 bitmap_bytes:n off?:
 debugfs_state: dev:str
 ioctl: fd:fd nr:u32 buf?:hex arg?:int ptrs?:list
 read: fd:fd n:n keep?:slot
-read_all: fd:fd chunks?:ns max_bytes?:n keep?:slot
+read_all: fd:fd chunks?:ns max_bytes?:stream keep?:slot
 write: fd:fd hex?:hex from?:slot off?:n n?:n
-write_all: fd:fd from:slot chunks?:ns off?:n n?:n flip?:list repeat?:n
+write_all: fd:fd from:slot chunks?:ns off?:stream n?:stream flip?:list repeat?:n
 bytes: out:slot hex?:hex from?:slot off?:n n?:n flip?:list concat?:strs
 pread: fd:fd off:u64 n:n keep?:slot
 pwrite: fd:fd off:u64 hex?:hex from?:slot
@@ -155,6 +156,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "int": (_is_int, "an integer of 64 bits"),
     "u32": (_unsigned(0xFFFFFFFF), "an unsigned number of 32 bits"),
     "u64": (_unsigned(0xFFFFFFFFFFFFFFFF), "an unsigned number of 64 bits"),
+    "stream": (_unsigned(MAX_STREAM_BYTES), "a number from 0 to %d" % MAX_STREAM_BYTES),
     "n": (_is_n, "a number from 0 to %d" % MAX_IO_BYTES),
     "ns": (
         lambda v: _list_of(_is_n)(v) and bool(v) and all(v),
