@@ -34,7 +34,7 @@ __all__ = ["DEFAULT_IDLE_LIMIT_S", "EmbeddedLab", "attach", "list_labs", "new_na
 
 DEFAULT_IDLE_LIMIT_S = 900.0
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,39}$")
-_RESUME_TIMEOUT_S = {"plain": 120.0, "debug": 300.0}
+_RESUME_TIMEOUT_S = {"plain": 120.0, "debug": 300.0, "gcov": 120.0}
 _LOCK_TIMEOUT_S = 600.0
 
 

@@ -12,7 +12,7 @@ from harness.lab.places import project_path
 
 __all__ = ["FLAVOURS", "compare_config", "fragments", "known_symbols", "read_config"]
 
-FLAVOURS = ("plain", "debug")
+FLAVOURS = ("plain", "debug", "gcov")
 _LINE = re.compile(r"^CONFIG_([A-Za-z0-9_]+)=(.*)$")
 _UNSET = re.compile(r"^# CONFIG_([A-Za-z0-9_]+) is not set$")
 _SYMBOL = re.compile(r"^\s*(?:menu)?config\s+([A-Za-z0-9_]+)\s*$", re.M)

@@ -26,12 +26,19 @@ from harness.lab.source import KernelSource, obtain_source, parse_origin
 from harness.lab.watched import watched
 from harness.progress import Progress
 
-__all__ = ["KernelBuild", "load_kernel", "obtain_kernel"]
+__all__ = ["GCOV_FOLDERS", "KernelBuild", "load_kernel", "obtain_kernel"]
 
 _RECIPE = 1  # raise it when what a cache entry holds changes
 _BUILD_TIMEOUT_S = 4 * 3600
 _USUAL_OUTPUT_LINES = {"plain": 2276, "debug": 2500}
 _HEADERS = ("vfio.h", "iommufd.h")
+GCOV_FOLDERS = ("drivers/vfio", "drivers/iommu/iommufd", "samples/vfio-mdev")
+"""What the gcov flavour counts the executed lines of."""
+# No Kconfig symbol says which folders get counters: a folder's own Makefile does.  A variable of make's
+# command line reaches every folder and is expanded there, where $(obj) is the folder's name.
+_MAKE_VARIABLES = {
+    "gcov": ["GCOV_PROFILE=$(if $(filter " + " ".join(f"{f} {f}/%" for f in GCOV_FOLDERS) + ",$(obj)),y)"]
+}
 # Of a distribution-sized tree only what a VFIO lab can use goes into the guest, with what it depends on.
 _WANTED = re.compile(
     r"^(drivers/vfio|samples/vfio-mdev|drivers/uio|drivers/nvme/host|virt/lib|drivers/iommu"
@@ -97,7 +104,7 @@ def obtain_kernel(spec: str | None, flavour: str, progress: Progress) -> KernelB
             )
         return _adopt(Path(origin.value), progress)
     source = obtain_source(origin, progress)
-    key = _build_key(source, parts)
+    key = _build_key(source, parts, flavour)
     final = cache_dir("kernel") / key
     with made_once(
         final, timeout_s=_BUILD_TIMEOUT_S, what="building the lab kernel", progress=progress
@@ -117,7 +124,7 @@ def _build(
     build = part / "build"
     build.mkdir()
     log.unlink(missing_ok=True)
-    make = ["make", "-C", str(source.tree), f"O={build}"]
+    make = ["make", "-C", str(source.tree), f"O={build}", *_MAKE_VARIABLES.get(flavour, [])]
     progress.step(f"configuring the {flavour} lab kernel ({source.version})")
     watched([*make, "tinyconfig"], log, 600, progress, lambda: None)
     watched(
@@ -284,10 +291,12 @@ def load_kernel(folder: Path) -> KernelBuild:
     return result
 
 
-def _build_key(source: KernelSource, parts: list[Path]) -> str:
+def _build_key(source: KernelSource, parts: list[Path], flavour: str) -> str:
     digest = hashlib.sha256(f"kernel {_RECIPE} {source.version}\n{_compiler()}\n".encode())
     for fragment in parts:
         digest.update(fragment.read_bytes())
+    for variable in _MAKE_VARIABLES.get(flavour, []):
+        digest.update(f"{variable}\n".encode())
     return digest.hexdigest()[:24]
 
 
