@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the IOMMU side of a host can do: of a VFIO device's own IOMMU, or of iommufd's mock.
+
+Capabilities given (all plain values):
+
+`mock`                 what stands in for the hardware, in words; absent for a VFIO device
+`physical_iommu`       an I/O page table can be allocated for the device (False: emulated by software)
+`hw_info_type`         `out_data_type` of IOMMU_GET_HW_INFO
+`hwpt_dirty`           IOMMU_HW_CAP_DIRTY_TRACKING is declared
+`max_pasid_log2`       width of PASIDs, 0 for none
+`iommufd_compat`       the iommufd answers type1's ioctls (it always does; probed all the same)
+`map_file`, `change_process`, `fault_queue`, `viommu`, `hw_queue`
+                       the ioctl exists (it says anything but ENOTTY)
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from harness.errors import LabError
+from harness.uapi import iommufd
+
+__all__ = ["MOCK_WORDS", "Runner", "probe_iommu", "probe_mock"]
+
+MOCK_WORDS = "the kernel's own mock stands in for the hardware"
+_DEADLINE_MS = 20_000
+_ASKED = {
+    "map_file": "IOMMU_IOAS_MAP_FILE",
+    "change_process": "IOMMU_IOAS_CHANGE_PROCESS",
+    "fault_queue": "IOMMU_FAULT_QUEUE_ALLOC",
+    "viommu": "IOMMU_VIOMMU_ALLOC",
+    "veventq": "IOMMU_VEVENTQ_ALLOC",
+    "hw_queue": "IOMMU_HW_QUEUE_ALLOC",
+    "hwpt_invalidate": "IOMMU_HWPT_INVALIDATE",
+}
+
+
+class Runner(Protocol):
+    """What probing needs of `harness.client.Agent`."""
+
+    def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> Any:
+        """An object with `trace` (list of records) and `hung`."""
+        ...
+
+
+def _records(agent: Runner, devices: Mapping[str, Any], ops: list[list[Any]], name: str) -> list[Any]:
+    result = agent.run(
+        {
+            "devices": dict(devices), "session": "probe-iommu", "keep": [], "deadline_ms": _DEADLINE_MS,
+            "threads": [{"name": "main", "ops": ops}],
+        }
+    )  # fmt: skip
+    if result.hung or len(result.trace) != len(ops):
+        raise LabError(f"{name}: asking the iommufd what it can do did not return within 20 s")
+    return sorted(result.trace, key=lambda record: record["i"])
+
+
+def _asked() -> list[list[Any]]:
+    """Each ioctl with `size` 0, which one that exists refuses with EINVAL."""
+    return [["iommu", {"fd": "i", "cmd": command, "set": {"size": 0}}] for command in _ASKED.values()]
+
+
+def _answers(records: list[Any]) -> dict[str, bool]:
+    return {key: r["errno"] != errno.ENOTTY for key, r in zip(_ASKED, records, strict=True)}
+
+
+def _hw_info(record: Mapping[str, Any]) -> dict[str, Any]:
+    if record["errno"] or record.get("skipped"):
+        return {"hw_info": False, "hwpt_dirty": False, "max_pasid_log2": 0}
+    return {
+        "hw_info": True,
+        "hw_info_type": record["out_data_type"],
+        "hwpt_dirty": bool(record["out_capabilities"] & iommufd.IOMMU_HW_CAP_DIRTY_TRACKING),
+        "max_pasid_log2": record["out_max_pasid_log2"],
+    }
+
+
+def probe_iommu(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Capabilities of the IOMMU behind the VFIO device `entry`; LabError where nothing answers."""
+    ops: list[list[Any]] = [
+        ["open_iommufd", {"out": "i"}],
+        ["ioas_alloc", {"fd": "i", "out": "ioas"}],
+        ["open_cdev", {"dev": "dev0", "out": "d"}],
+        ["bind", {"fd": "d", "iommufd": "i", "out": "devid"}],
+        ["iommu", {"fd": "i", "cmd": "IOMMU_GET_HW_INFO", "set": {"dev_id": "devid"}}],
+        ["hwpt_alloc", {"fd": "i", "devid": "devid", "pt": "ioas"}],
+        *_asked(),
+    ]
+    records = _records(agent, {"dev0": dict(entry)}, ops, name)
+    hwpt = records[5]
+    return {
+        **_hw_info(records[4]),
+        "physical_iommu": not hwpt["errno"] and not hwpt.get("skipped"),
+        **_answers(records[6:]),
+    }
+
+
+def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
+    """Capabilities of iommufd's mock; LabError where the kernel has none (CONFIG_IOMMUFD_TEST)."""
+    ops: list[list[Any]] = [
+        ["open_iommufd", {"out": "i"}],
+        ["ioas_alloc", {"fd": "i", "out": "ioas"}],
+        [
+            "iommu",
+            {"fd": "i", "cmd": "IOMMU_TEST_OP_MOCK_DOMAIN", "set": {"id": "ioas"},
+             "outs": {"devid": "out_idev_id"}},
+        ],
+        ["iommu", {"fd": "i", "cmd": "IOMMU_GET_HW_INFO", "set": {"dev_id": "devid"}}],
+        # The flag for PASID; an older mock knows another set of flags.
+        [
+            "iommu",
+            {"fd": "i", "cmd": "IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS", "set": {"id": "ioas", "dev_flags": 4},
+             "outs": {"pasid_devid": "out_idev_id"}},
+        ],
+        ["iommu", {"fd": "i", "cmd": "IOMMU_GET_HW_INFO", "set": {"dev_id": "pasid_devid"}}],
+        ["iommu", {"fd": "i", "cmd": "IOMMU_TEST_OP_DMABUF_GET", "set": {"length": 0}}],
+        *_asked(),
+    ]  # fmt: skip
+    records = _records(agent, {}, ops, name)
+    if records[0]["errno"]:
+        raise LabError(f"{name}: /dev/iommu cannot be opened: boot a kernel with CONFIG_IOMMUFD")
+    if records[2]["errno"]:
+        raise LabError(
+            f"{name}: this kernel's iommufd has no mock: no verdict; boot one with CONFIG_IOMMUFD_TEST"
+        )
+    return {
+        "mock": MOCK_WORDS,
+        **_hw_info(records[3]),
+        "physical_iommu": True,
+        "max_pasid_log2": _hw_info(records[5])["max_pasid_log2"],
+        "mock_dmabuf": records[6]["errno"] == errno.EINVAL,
+        **_answers(records[7:]),
+        "migration": [],
+        "regions": [],
+        "irqs": [],
+    }
