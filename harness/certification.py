@@ -25,7 +25,7 @@ from harness.progress import Progress
 from harness.spec.clause import Clause
 from reports.records import Run, RunWriter
 
-__all__ = ["Certification", "Outcome", "chapters"]
+__all__ = ["Certification", "Outcome", "chapters", "suite_arguments"]
 
 _EMPTY: dict[str, Any] = {
     "checked": {}, "cells": {}, "arcs": 0, "programs": 0, "findings": [], "facts": None,
@@ -39,6 +39,22 @@ def chapters() -> list[str]:
     folders = [p.parent.name for p in (PROJECT / "suites").glob("*/__init__.py")]
     names = sorted({*folders} - {"selftest"}, key=lambda name: (name != "mig", name))
     return [str(PROJECT / "suites" / name) for name in names]
+
+
+def suite_arguments(
+    devices: Sequence[str], out: Path, *, lab: str, depth: int, budget_s: float, seed: int
+) -> list[str]:
+    """What pytest is called with to run every chapter on these devices, records kept in `out`."""
+    args = [
+        *chapters(), f"--rootdir={PROJECT}",
+        "-c", str(PROJECT / "pyproject.toml"),
+        "-p", "fixtures.plugin", "-p", "no:cacheprovider", "-p", "no:allure_pytest", "--capture=no",
+        "--lab", lab, "--depth", str(depth), "--budget", str(budget_s), "--vfiocert-seed", str(seed),
+        "--out", str(out.resolve()),
+    ]  # fmt: skip
+    for device in devices:
+        args += ["--device", device]
+    return args
 
 
 @dataclass
@@ -87,15 +103,11 @@ class Certification:
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="vfiocert-done-") as done:
             json.dump(sorted(self.collector.finished()), done)
             done.flush()
-            args = [
-                *chapters(), f"--rootdir={PROJECT}",
-                "-c", str(PROJECT / "pyproject.toml"),
-                "-p", "fixtures.plugin", "-p", "no:cacheprovider", "-p", "no:allure_pytest", "--capture=no",
-                "--lab", lab, "--depth", str(depth), "--budget", str(budget_s), "--vfiocert-seed", str(seed),
-                "--out", str(Path(self.writer.dir).resolve()), "--done", done.name,
-            ]  # fmt: skip
-            for target in self.targets:
-                args += ["--device", target.device.id]
+            args = suite_arguments(
+                [t.device.id for t in self.targets], Path(self.writer.dir),
+                lab=lab, depth=depth, budget_s=budget_s, seed=seed,
+            )  # fmt: skip
+            args += ["--done", done.name]
             for glob in clause_globs:
                 args += ["--clause", glob]
             for module in modules:
@@ -107,7 +119,8 @@ class Certification:
             # pytest takes SystemExit for a test that failed, and goes on.
             before = signal.signal(signal.SIGTERM, self._terminate)
             hosts = [t.device.host for t in self.targets]
-            if workers > 1 and len(set(hosts)) < len(hosts):
+            own_labs = len((lab_name or "").split(",")) >= workers
+            if workers > 1 and len(set(hosts)) < len(hosts) and not own_labs:
                 args.append("--shared-host")
             if workers > 1:
                 # Workers collect for themselves: what the tests are is asked beforehand.

@@ -106,10 +106,11 @@ def certify(
     )  # fmt: skip
     if resume:
         chosen = writer.snapshot().seed
-    with open_progress() as progress, embedded_machine(lab, kernel, flavour, progress) as lab_name:
+    workers = min(workers, len(targets))
+    with open_progress() as progress, embedded_machine(lab, kernel, flavour, progress, workers) as lab_name:
         run = Certification(writer, clauses, targets, progress).run(
             lab=lab, lab_name=lab_name, depth=depth, budget_s=seconds, seed=chosen, clause_globs=clause or [],
-            modules=[str(m.resolve()) for m in module or ()], workers=min(workers, len(targets)),
+            modules=[str(m.resolve()) for m in module or ()], workers=workers,
             labs_file=labs_file,
         )  # fmt: skip
     print_summary(run.run, str(folder))
