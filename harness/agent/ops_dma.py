@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import os
 import struct
+import zlib
 from fcntl import ioctl
 
 from harness.uapi import iommufd, vfio
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["OPS"]
 
 _MAP_RW = iommufd.IOMMU_IOAS_MAP_WRITEABLE | iommufd.IOMMU_IOAS_MAP_READABLE
+_PAGE = 4096
+_PLAIN_BYTES = 1024  # a bitmap up to this long is plain hex in the trace
 _DMA_RW = vfio.VFIO_DMA_MAP_FLAG_READ | vfio.VFIO_DMA_MAP_FLAG_WRITE
 
 
@@ -147,10 +151,12 @@ def dma_unmap(ctx: Context, a: dict[str, Any]) -> Any:
     return {"ret": ret, "errno": error, "length": answer.size}
 
 
-def _feature(ctx: Context, a: dict[str, Any], flags: int, payload: Any) -> tuple[int, int]:
+def _feature(ctx: Context, a: dict[str, Any], flags: int, payload: Any) -> tuple[int, int, bytes]:
+    """(ret, errno, payload as the kernel left it) of VFIO_DEVICE_FEATURE."""
     body = bytes(payload)
     buffer = bytearray(struct.pack("=II", 8 + len(body), flags) + body)
-    return raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_FEATURE, buffer)
+    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_FEATURE, buffer)
+    return ret, error, bytes(buffer[8:])
 
 
 def dma_logging_start(ctx: Context, a: dict[str, Any]) -> Any:
@@ -168,37 +174,43 @@ def dma_logging_start(ctx: Context, a: dict[str, Any]) -> Any:
     )
     setattr(control, "__reserved", a.get("reserved", 0))
     flags = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START
-    ret, error = _feature(ctx, a, flags, control)
-    return {"ret": ret, "errno": error}
+    ret, error, answer = _feature(ctx, a, flags, control)
+    return {"ret": ret, "errno": error, "page_size": struct.unpack_from("=Q", answer)[0]}
 
 
 def dma_logging_stop(ctx: Context, a: dict[str, Any]) -> Any:
-    ret, error = _feature(
+    ret, error, _ = _feature(
         ctx, a, vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, b""
     )
     return {"ret": ret, "errno": error}
 
 
 def dma_logging_report(ctx: Context, a: dict[str, Any]) -> Any:
-    """Ask for the dirty bitmap, into a buffer that `preset` fills first and `off` misaligns.
+    """Ask for the dirty bitmap, into a page-aligned buffer that `preset` fills first and `off` misaligns.
 
-    `bitmap` is the whole buffer afterwards, in hex; `guard` says whether the 64 bytes before and after it
-    were left alone.
+    `bitmap` is the whole buffer afterwards, in hex; a large one is `zbitmap`, zlib in base64.  `guard` says
+    whether the bytes before and after it were left alone, 64 at the least on each side.
     """
     size, off = a["bitmap_bytes"], a.get("off", 0)
-    room = bytearray(b"\xa5" * (64 + off) + bytes(size) + b"\xa5" * 64)
-    preset = bytes.fromhex(a.get("preset", ""))[:size]
-    room[64 + off : 64 + off + len(preset)] = preset
+    room = bytearray(b"\xa5") * (_PAGE + 64 + off + size + 64)
     array = (ctypes.c_uint8 * len(room)).from_buffer(room)
+    start = (ctypes.addressof(array) + 64 + _PAGE - 1) // _PAGE * _PAGE - ctypes.addressof(array) + off
+    preset = bytes.fromhex(a.get("preset", ""))[:size]
+    room[start : start + size] = preset + bytes(size - len(preset))
     request = vfio.vfio_device_feature_dma_logging_report(
         iova=a["iova"], length=a["length"], page_size=a["page_size"],
-        bitmap=ctypes.addressof(array) + 64 + off,
+        bitmap=ctypes.addressof(array) + start,
     )  # fmt: skip
     flags = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT
-    ret, error = _feature(ctx, a, flags, request)
+    ret, error, _ = _feature(ctx, a, flags, request)
     data = bytes(array)
-    guard = data[: 64 + off] == b"\xa5" * (64 + off) and data[64 + off + size :] == b"\xa5" * 64
-    return {"ret": ret, "errno": error, "bitmap": data[64 + off : 64 + off + size].hex(), "guard": guard}
+    rest = len(data) - start - size
+    guard = data[:start] == b"\xa5" * start and data[start + size :] == b"\xa5" * rest
+    answer = {"ret": ret, "errno": error, "guard": guard}
+    bitmap = data[start : start + size]
+    if size <= _PLAIN_BYTES:
+        return {**answer, "bitmap": bitmap.hex()}
+    return {**answer, "zbitmap": base64.b64encode(zlib.compress(bitmap, 1)).decode("ascii")}
 
 
 OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {

@@ -14,12 +14,14 @@ TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-__all__ = ["MAX_IO_BYTES", "MAX_STREAM_BYTES", "SPECS", "TYPES", "check_op", "check_ops", "check_program"]
+__all__ = ["ACTOR_OPS", "MAX_IO_BYTES", "MAX_STREAM_BYTES", "SPECS", "TYPES", "check_op", "check_ops", "check_program"]
 
 MAX_DEADLINE_MS = 3_600_000
 MAX_THREADS = 64
 MAX_IO_BYTES = 64 << 20  # one read, write or mapping larger than this is a mistake, not a test
 MAX_STREAM_BYTES = 512 << 20  # of a migration stream kept on the host; only its digest travels
+
+ACTOR_OPS = frozenset(["act", "barrier", "exec", "exit", "fork", "kill", "wait"])  # the agent's own, not an actor's
 
 _TEXT = """
 open: path:str flags?:strs mode?:u32 out:slot
@@ -92,11 +94,18 @@ eventfd_write: fd:fd value?:u64
 barrier: name:str parties:u32
 sleep: ms:n
 fork: actor:slot
+act: actor:slot do:op
+exec: actor:slot
 exec_self: fds:strs
 kill: actor:slot signal?:str
 exit: actor:slot
 wait: actor:slot timeout_ms?:n
 walk: fd:fd targets:b64 stream?:slot
+region_poll: fd:fd region:u32 off:u64 width:u32 mask:u64 value:u64 timeout_ms:n
+mem_poll: mem:slot off?:n width:u32 mask:u64 value:u64 timeout_ms:n differs?:bool
+mem_fill: mem:slot off?:n n?:n value:u32
+mem_dirty: mem:slot off?:n n?:n value:u32 page?:n
+dma: fd:fd steps:list effect?:obj
 """
 
 
@@ -167,6 +176,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda v: isinstance(v, str) and len(v) <= 4096, "a string of up to 4096 characters"),
     "strs": (_list_of(lambda v: isinstance(v, str)), "a list of strings"),
     "list": (lambda v: isinstance(v, list), "a list"),
+    "op": (lambda v: check_op(v, "do") is None and v[0] not in ACTOR_OPS, "an operation an actor can perform"),
     "bool": (lambda v: isinstance(v, bool), "true or false"),
     "obj": (lambda v: isinstance(v, dict), "an object"),
 }
@@ -278,6 +288,8 @@ def _check_thread(thread: Any, where: str) -> str | None:
 
 def _check_devices(ops: list[Any], devices: dict[str, Any], where: str) -> str | None:
     for index, (name, args) in enumerate(ops):
+        if name == "act":
+            name, args = args["do"]
         if "dev" in args and args["dev"] not in devices:
             known = ", ".join(sorted(devices)) or "none"
             return "%s.ops[%d]: %s: dev=%r is not in devices; known: %s" % (
