@@ -164,7 +164,7 @@ def agent_start(start: Callable[[], Agent]) -> Figure:
     )
 
 
-def own_memory() -> Figure:
+def own_memory(name: str = "controller, at most resident", wanted: float = 300) -> Figure:
     """The most memory this controller process ever had."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Figure("controller, at most resident", kib / 1024, 300, "MB", at_least=False)
+    return Figure(name, kib / 1024, wanted, "MB", at_least=False)

@@ -25,9 +25,10 @@ from harness.bench.figures import (
     sweep_figures,
     sweep_targets_of,
 )
+from harness.bench.large import stream_figures
 from harness.bench.yardstick import compiled, yardstick
 from harness.client import boot_command, start_agent
-from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, LabError
+from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, LabError, UsageError
 from harness.inventory import EMBEDDED, Target, select
 from harness.inventory.models import HostSpec
 from harness.lab.embedded import attach
@@ -48,6 +49,9 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="a JSON list, one object a figure")] = False,
     certify: Annotated[
         bool, typer.Option("--certify", help="also time a certification of the embedded lab, cached")
+    ] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="also a stream of 256 MiB and many pages, on the reference device")
     ] = False,
     cold: Annotated[
         bool, typer.Option("--cold", help="also time one with an empty cache, kernel build included")
@@ -70,6 +74,8 @@ def bench(
     with open_progress() as progress:
         with embedded_machine(lab, None, "plain", progress) as lab_name:
             figures = _measure(target, lab_name, labs_file, seed, program, progress)
+            if large:
+                figures += _large(lab_name, seed, progress)
         if certify:
             progress.step("certifying the embedded lab")
             figures += certify_figures("certify, cached", _WARM_S, {})
@@ -115,6 +121,19 @@ def _measure(
         finally:
             rig.drop()
     return [*figures, own_memory()]
+
+
+def _large(lab_name: str | None, seed: int, progress: Progress) -> list[Figure]:
+    if lab_name is None:
+        raise UsageError("--large needs the reference device of the embedded lab; leave --lab out")
+    with tempfile.TemporaryDirectory(prefix="vfiocert-bench-") as scratch:
+        rig = open_rig(EMBEDDED, lab_name, "ref", seed, Path(scratch), None, [])
+        try:
+            progress.step("saving and restoring a stream of 256 MiB")
+            figures = stream_figures(rig)
+        finally:
+            rig.drop()
+    return [*figures, own_memory("controller with large streams, at most resident", 400)]
 
 
 def _how(target: Target) -> tuple[str, bool]:
