@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Actor", "ActorGone"]
 
+_EXEC = ["exec", {}]
+_IDLE = ["sleep", "60"]  # longer than any program, and bounded: nobody is left behind by an agent that died
+
 
 class ActorGone(Exception):
     """The actor's process ended; the text says how."""
@@ -64,6 +67,23 @@ class Actor:
         except (OSError, wire.EndOfStream, ValueError):
             raise ActorGone("actor %s is gone%s" % (self.name, self._how()))
         return answer  # type: ignore[no-any-return]
+
+    def exec_idle(self, deadline_ns: int) -> None:
+        """Have the process exec a program that only waits, with what it inherits; OSError where it cannot.
+
+        Its end of the channel closes on exec: that end is the answer.
+        """
+        fd = self._sock.fileno()
+        if fd < 0 or self.status is not None:
+            raise ActorGone("actor %s has ended" % self.name)
+        try:
+            wire.write_all(fd, wire.encode([_EXEC, deadline_ns]))
+            answer = wire.decode(wire.read_frame(fd))
+        except (OSError, wire.EndOfStream, ValueError):
+            if self.wait(0) is not None:
+                raise ActorGone("actor %s is gone%s" % (self.name, self._how()))
+            return
+        raise OSError(answer.get("errno") or errno.EIO, "exec")
 
     def _how(self) -> str:
         status = self.wait(1.0)
@@ -138,7 +158,14 @@ def _become_actor(channel: int, slots: Slots, devices: dict[str, Any]) -> None:
             return
         ctx.deadline_ns = deadline_ns
         try:
+            if op == _EXEC:
+                null = os.open(os.devnull, os.O_RDWR)
+                for number in range(3):  # the agent's wire must not be held open by a program that idles
+                    os.dup2(null, number)
+                os.execvp(_IDLE[0], _IDLE)
             record = executor.perform(ctx, op)
         except Failure as e:
             record = {"failure": e.message}
+        except OSError as e:
+            record = {"errno": e.errno or errno.EIO}
         wire.write_all(channel, wire.encode(record))

@@ -256,9 +256,28 @@ def eventfd_write(ctx: Context, a: dict[str, Any]) -> Any:
     return {"ret": os.write(ctx.fds[a["fd"]], struct.pack("=Q", a.get("value", 1)))}
 
 
+def stat(ctx: Context, a: dict[str, Any]) -> Any:
+    found = os.fstat(ctx.fds[a["fd"]])
+    return {"rdev": "%d:%d" % (os.major(found.st_rdev), os.minor(found.st_rdev)), "mode": found.st_mode}
+
+
+def fdinfo(ctx: Context, a: dict[str, Any]) -> Any:
+    return {"text": _text("/proc/self/fdinfo/%d" % ctx.fds[a["fd"]])}
+
+
+def read_text(ctx: Context, a: dict[str, Any]) -> Any:
+    return {"text": _text(a["path"]).strip()}
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(4096)
+
+
 OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
     "read": read, "read_all": read_all, "write": write, "write_all": write_all, "bytes": make_bytes,
     "pread": pread, "pwrite": pwrite, "lseek": lseek, "poll": poll, "fcntl": do_fcntl, "dup": dup,
     "close": close, "pipe": pipe, "socketpair": socketpair, "send_fd": send_fd, "recv_fd": recv_fd,
     "eventfd": eventfd, "eventfd_read": eventfd_read, "eventfd_write": eventfd_write,
+    "stat": stat, "fdinfo": fdinfo, "read_text": read_text,
 }  # fmt: skip

@@ -55,6 +55,18 @@ def fork(ctx: Context, a: dict[str, Any]) -> Any:
     return {"pid": actor.pid}
 
 
+def act(ctx: Context, a: dict[str, Any]) -> Any:
+    """Have an actor perform one operation now: several processes in a definite order."""
+    record = ctx.slots.actors[a["actor"]].run(a["do"], ctx.deadline_ns)
+    if "failure" in record:
+        raise Failure("usage", record["failure"])
+    return {key: value for key, value in record.items() if key not in ("t", "i", "op", "t0", "dt")}
+
+
+def exec_actor(ctx: Context, a: dict[str, Any]) -> Any:
+    ctx.slots.actors[a["actor"]].exec_idle(ctx.deadline_ns)
+
+
 def kill(ctx: Context, a: dict[str, Any]) -> Any:
     name = a.get("signal", "SIGKILL")
     number = getattr(signal, name, None) if name.startswith("SIG") and "_" not in name else None
@@ -100,5 +112,5 @@ def exec_self(ctx: Context, a: dict[str, Any]) -> Any:
 
 OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
     "barrier": barrier, "sleep": sleep, "fork": fork, "kill": kill, "exit": exit_actor, "wait": wait,
-    "exec_self": exec_self,
+    "act": act, "exec": exec_actor, "exec_self": exec_self,
 }  # fmt: skip

@@ -96,7 +96,7 @@ def open_group(ctx: Context, a: dict[str, Any]) -> Any:
 
 def bind(ctx: Context, a: dict[str, Any]) -> Any:
     # 16 bytes are the struct before token_uuid_ptr was added, which every kernel accepts.
-    buffer = bytearray(24)
+    buffer = bytearray(max(24, min(a.get("argsz", 16), _MAX_INFO_BYTES)))
     struct.pack_into("=IIiI", buffer, 0, a.get("argsz", 16), a.get("flags", 0), ctx.fds[a["iommufd"]], 0)
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_BIND_IOMMUFD, buffer)
     devid = struct.unpack_from("=I", buffer, 12)[0]

@@ -14,14 +14,25 @@ TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-__all__ = ["ACTOR_OPS", "MAX_IO_BYTES", "MAX_STREAM_BYTES", "SPECS", "TYPES", "check_op", "check_ops", "check_program"]
+__all__ = [
+    "ACTOR_OPS",
+    "MAX_IO_BYTES",
+    "MAX_STREAM_BYTES",
+    "SPECS",
+    "TYPES",
+    "check_op",
+    "check_ops",
+    "check_program",
+]
 
 MAX_DEADLINE_MS = 3_600_000
 MAX_THREADS = 64
 MAX_IO_BYTES = 64 << 20  # one read, write or mapping larger than this is a mistake, not a test
 MAX_STREAM_BYTES = 512 << 20  # of a migration stream kept on the host; only its digest travels
 
-ACTOR_OPS = frozenset(["act", "barrier", "exec", "exit", "fork", "kill", "wait"])  # the agent's own, not an actor's
+ACTOR_OPS = frozenset(
+    ["act", "barrier", "exec", "exit", "fork", "kill", "wait"]
+)  # the agent's own, not an actor's
 
 _TEXT = """
 open: path:str flags?:strs mode?:u32 out:slot
@@ -176,7 +187,10 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda v: isinstance(v, str) and len(v) <= 4096, "a string of up to 4096 characters"),
     "strs": (_list_of(lambda v: isinstance(v, str)), "a list of strings"),
     "list": (lambda v: isinstance(v, list), "a list"),
-    "op": (lambda v: check_op(v, "do") is None and v[0] not in ACTOR_OPS, "an operation an actor can perform"),
+    "op": (
+        lambda v: check_op(v, "do") is None and v[0] not in ACTOR_OPS,
+        "an operation an actor can perform",
+    ),
     "bool": (lambda v: isinstance(v, bool), "true or false"),
     "obj": (lambda v: isinstance(v, dict), "an object"),
 }
