@@ -45,6 +45,7 @@ RANKS = {
     "harness/host.py": 7,
     "harness/lease.py": 7,
     "harness/probe.py": 7,
+    "harness/iommu_probe.py": 7,
     "harness/provision.py": 8,
     # What an experiment is given; fixtures make it, chapters use it.
     "suites/mig/subject.py": 8,
@@ -52,6 +53,7 @@ RANKS = {
     "suites": 10,
     "harness/certification.py": 10,
     "harness/bench": 11,
+    "harness/prove": 11,
     "harness/commands": 12,
     "harness/__main__.py": 13,
     "conftest.py": 13,

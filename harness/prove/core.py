@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the modules of the kernel's VFIO core with one rule of theirs broken by a patch.
+
+`drivers/vfio` of the lab kernel's own source is built once, outside its tree, against the lab kernel's build
+tree.  A patch is applied to a copy of that, so that only the files it touches are compiled again (seconds),
+and only the modules that came out different are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness.errors import LabError, UsageError
+from harness.lab.kernel import KernelBuild
+from harness.lab.places import cache_dir, made_once, prune, use_directory
+from harness.lab.watched import watched
+from harness.progress import Progress
+
+__all__ = ["patched_modules"]
+
+_RECIPE = 1
+_TIMEOUT_S = 900.0
+_PATCH_TIMEOUT_S = 30
+_FOLDER = "drivers/vfio"
+
+
+def patched_modules(kernel: KernelBuild, patch: Path, progress: Progress) -> tuple[Path, ...]:
+    """The stripped `.ko` files that differ from the kernel's own once `patch` is applied.
+
+    LabError with the words of patch or compiler where it does not apply or build, or changes no module.
+    """
+    key = hashlib.sha256(f"core {_RECIPE} {kernel.key} {kernel.release}\n".encode() + patch.read_bytes())
+    final = cache_dir("core") / key.hexdigest()[:24]
+    with made_once(final, timeout_s=_TIMEOUT_S, what=f"building {patch.name}", progress=progress) as part:
+        if part is not None:
+            progress.step(f"building the patched core: {patch.stem}")
+            tree = _unpatched(kernel, progress)
+            _build(kernel, patch, tree, part, final.with_name(final.name + ".log"), progress)
+            prune(final.parent)
+    use_directory(final)
+    return tuple(sorted(final.glob("*.ko")))
+
+
+def _unpatched(kernel: KernelBuild, progress: Progress) -> Path:
+    """The folder as the kernel has it, built: what patches are applied to copies of."""
+    if kernel.build_tree is None or kernel.source_tree is None:
+        raise UsageError(f"kernel {kernel.release} has no source and build tree to patch")
+    key = hashlib.sha256(f"core tree {_RECIPE} {kernel.key} {kernel.release}\n".encode()).hexdigest()[:24]
+    final = cache_dir("core") / f"tree-{key}"
+    with made_once(
+        final, timeout_s=_TIMEOUT_S, what="building the core's modules", progress=progress
+    ) as part:
+        if part is not None:
+            progress.step("building the core's modules")
+            shutil.copytree(kernel.source_tree / _FOLDER, part / "vfio", symlinks=True)
+            _make(kernel, part / "vfio", final.with_name(final.name + ".log"), progress)
+    use_directory(final)
+    return final / "vfio"
+
+
+def _build(kernel: KernelBuild, patch: Path, tree: Path, part: Path, log: Path, progress: Progress) -> None:
+    work = part / _FOLDER
+    # copy2 keeps the times by which make sees what need not be compiled again.
+    shutil.copytree(tree, work, symlinks=True, copy_function=shutil.copy2)
+    _apply(patch, part)
+    log.unlink(missing_ok=True)
+    try:
+        _make(kernel, work, log, progress)
+    except LabError as error:
+        raise LabError(f"{patch.name} does not build: {_compilers_words(log) or error}") from None
+    changed = [p for p in sorted(work.rglob("*.ko")) if p.read_bytes() != _same(p, work, tree)]
+    if not changed:
+        raise LabError(f"{patch.name}: changes no module that the lab kernel builds")
+    for path in changed:
+        _strip(path, part / path.name)
+    shutil.rmtree(part / _FOLDER.partition("/")[0])
+
+
+def _same(path: Path, work: Path, tree: Path) -> bytes:
+    try:
+        return (tree / path.relative_to(work)).read_bytes()
+    except OSError:
+        return b""
+
+
+def _apply(patch: Path, root: Path) -> None:
+    try:
+        done = subprocess.run(
+            ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "-i", str(patch)],
+            cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=_PATCH_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise UsageError("program 'patch' is missing: apt-get install patch") from None
+    except subprocess.TimeoutExpired:
+        raise LabError(f"{patch.name}: patch did not end within {_PATCH_TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        words = " | ".join((done.stdout + done.stderr).strip().splitlines()[:4])
+        raise LabError(f"{patch.name} does not apply to this kernel's {_FOLDER}: {words[:400]}")
+
+
+def _make(kernel: KernelBuild, folder: Path, log: Path, progress: Progress) -> None:
+    jobs = len(os.sched_getaffinity(0))
+    watched(
+        ["make", "-C", str(kernel.build_tree), f"-j{jobs}", f"M={folder}", "modules"],
+        log, _TIMEOUT_S, progress, lambda: None,
+    )  # fmt: skip
+
+
+def _strip(path: Path, copy: Path) -> None:
+    try:
+        subprocess.run(
+            ["strip", "--strip-debug", "-o", str(copy), str(path)],
+            check=True, timeout=60, capture_output=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise UsageError("program 'strip' is missing: apt-get install binutils") from None
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        shutil.copyfile(path, copy)
+
+
+def _compilers_words(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [line for line in lines if re.search(r"\berror\b[: ]|ERROR:", line)]
+    return "; ".join(line[:300] for line in errors[:3])
