@@ -67,13 +67,16 @@ def _answers(records: list[Any]) -> dict[str, bool]:
 
 
 def _hw_info(record: Mapping[str, Any]) -> dict[str, Any]:
-    if record["errno"] or record.get("skipped"):
+    fields = ("out_data_type", "out_capabilities", "out_max_pasid_log2")
+    kind, declared, width = (record.get(name) for name in fields)
+    told = isinstance(kind, int) and isinstance(declared, int) and isinstance(width, int)
+    if not told or record["errno"] or record.get("skipped"):
         return {"hw_info": False, "hwpt_dirty": False, "max_pasid_log2": 0}
     return {
         "hw_info": True,
-        "hw_info_type": record["out_data_type"],
-        "hwpt_dirty": bool(record["out_capabilities"] & iommufd.IOMMU_HW_CAP_DIRTY_TRACKING),
-        "max_pasid_log2": record["out_max_pasid_log2"],
+        "hw_info_type": kind,
+        "hwpt_dirty": bool(int(declared or 0) & iommufd.IOMMU_HW_CAP_DIRTY_TRACKING),
+        "max_pasid_log2": width,
     }
 
 

@@ -36,6 +36,8 @@ def migration_flags(capabilities: Mapping[str, Any]) -> Mig:
 
 def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
     """Why the clause does not apply to a device with these probed capabilities; '' when it does."""
+    if capabilities.get("mock") and not clause.mock:
+        return f"it speaks of VFIO devices, and here {capabilities['mock']}"
     flags = migration_flags(capabilities)
     has = {
         "migration": bool(flags),

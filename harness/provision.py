@@ -23,6 +23,7 @@ from typing import Any
 from harness.errors import HarnessError, LabError, UsageError
 from harness.host import Host
 from harness.inventory.models import DeviceSpec
+from harness.iommu_probe import probe_iommu, probe_mock
 from harness.lease import leased
 from harness.probe import probe_capabilities
 from harness.profiles import Profile, load_profile
@@ -91,11 +92,15 @@ def wire_device(host_name: str, device: DeviceSpec, instance: str = "") -> dict[
             "mdev_type": device.mdev.type,
             "uuid": str(uuid.uuid5(_UUID_SPACE, name)),
         }
+    if device.mock is not None:
+        return {"mock": device.mock}
     return {"pci": device.pci}
 
 
 def describe(host: Host, device: DeviceSpec, wire: Mapping[str, Any]) -> dict[str, Any]:
     """What the host says of the device; nothing changes; LabError where the answer is not whole."""
+    if device.mock is not None:  # every open of /dev/iommu makes a new one
+        return {"exists": host.info.has_iommufd, "path": "/dev/iommu", "driver": "iommufd mock"}
     answer = host.agent.call("describe_device", device=dict(wire))
     if not isinstance(answer, dict):
         raise LabError(f"{host.name}: device '{device.id}': describe_device gave no object")
@@ -119,6 +124,9 @@ def provisioned(
     """
     wire = wire_device(host.name, device, instance)
     where = f"{host.name}: device '{device.id}'"
+    if device.mock is not None:
+        yield _mock(host, device, wire, where)
+        return
     file = module or (Path(device.module) if device.module else None)
     image = _read_module(file, where) if file is not None else None
     function = device.virtual_function
@@ -295,6 +303,14 @@ def _devices(snapshot: Any) -> Any:
     return snapshot.get("devices") if isinstance(snapshot, Mapping) else snapshot
 
 
+def _mock(host: Host, device: DeviceSpec, wire: Mapping[str, Any], where: str) -> ProvisionedDevice:
+    """Nothing is prepared and nothing shared: what a program opens is gone when it is closed."""
+    return ProvisionedDevice(
+        id=device.id, profile=load_profile(device.profile), wire=wire, cdev="", group="", vfio_name="",
+        debugfs="", sysfs="", driver="iommufd mock", capabilities=probe_mock(host.agent, where),
+    )  # fmt: skip
+
+
 def _ready(
     host: Host,
     device: DeviceSpec,
@@ -316,7 +332,10 @@ def _ready(
         "name": texts["vfio_name"],
         "debugfs": texts["debugfs"],
     }
-    capabilities = probe_capabilities(host.agent, entry, where)
+    capabilities = {
+        **probe_capabilities(host.agent, entry, where),
+        **probe_iommu(host.agent, entry, where),
+    }
     now = describe(host, device, wire)
     return ProvisionedDevice(
         id=device.id,

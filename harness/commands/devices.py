@@ -137,7 +137,7 @@ def _look(reach: Reach, host: Host, device: DeviceSpec, leases: dict[str, str], 
 
 
 def _row(reach: Reach, device: DeviceSpec, state: str, why: str = "") -> Row:
-    what = device.pci or (f"{device.mdev.parent}/{device.mdev.type}" if device.mdev else "")
+    what = device.pci or (f"{device.mdev.parent}/{device.mdev.type}" if device.mdev else "mock")
     profile = load_profile(device.profile).module
     return Row(reach.lab, reach.host_id, device.id, what, profile, state, " ".join(why.split()))
 

@@ -48,6 +48,10 @@ def embedded_devices(host: str = EMBEDDED) -> tuple[DeviceSpec, ...]:
             }
         )
         for i in range(2)
+    ) + (
+        DeviceSpec.model_validate(
+            {"id": "iommufd-mock", "host": host, "mock": "iommufd", "profile": "iommufd_mock"}
+        ),
     )
 
 

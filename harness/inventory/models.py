@@ -149,12 +149,13 @@ class VfSpec(_Strict):
 
 
 class DeviceSpec(_Strict):
-    """One device to certify: a PCI function, or an mdev made for the run."""
+    """One device to certify: a PCI function, an mdev made for the run, or iommufd's own mock."""
 
     id: Id
     host: Id
     pci: Bdf | None = None
     mdev: MdevSpec | None = None
+    mock: Literal["iommufd"] | None = None
     profile: Annotated[str, AfterValidator(_profile)] = "generic"
     driver: Id | None = None
     module: FilePath | None = None
@@ -163,8 +164,8 @@ class DeviceSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> DeviceSpec:
-        if (self.pci is None) == (self.mdev is None):
-            raise ValueError("needs exactly one of pci and mdev")
+        if [self.pci, self.mdev, self.mock].count(None) != 2:
+            raise ValueError("needs exactly one of pci, mdev and mock")
         if self.vf_of is not None and self.pci is None:
             raise ValueError("has vf_of without pci: the virtual function's own address")
         return self

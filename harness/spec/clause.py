@@ -31,6 +31,8 @@ class Clause:
     needs: tuple[str, ...] = ()
     since: str = "v5.18"
     untested: str = ""
+    mock: bool = False
+    """Whether iommufd's mock can be its subject too, and not VFIO devices alone."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):

@@ -24,7 +24,7 @@ from harness.provision import provisioned, wire_device
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[3]
-MTTY0, MTTY1 = embedded_devices()
+MTTY0, MTTY1 = embedded_devices()[:2]
 EDU, EDU2 = "0000:00:04.0", "0000:00:05.0"
 NVME, NVME_VF = "0000:02:00.0", "0000:02:00.1"
 NETWORK = "0000:00:02.0"

@@ -85,7 +85,7 @@ BAD = [
         "prof: mtty\n",
         19,
         "labs.rack7.devices[1].prof is not a key here: "
-        "id, host, pci, mdev, profile, driver, module, options, vf_of",
+        "id, host, pci, mdev, mock, profile, driver, module, options, vf_of",
     ),
     (
         "unknown key of a jump",
@@ -198,7 +198,7 @@ BAD = [
         "host: node2, pci: 0000:10:00.0",
         "host: node2",
         22,
-        "labs.rack7.devices[2] needs exactly one of pci and mdev",
+        "labs.rack7.devices[2] needs exactly one of pci, mdev and mock",
     ),
     (
         "wrong become",
@@ -359,7 +359,11 @@ def test_select_gives_all_devices_or_those_named_once():
     [
         ("rack9", [], "lab='rack9' is not a lab: embedded, rack7"),
         ("rack7", ["nic9"], "device='nic9' is not a device of lab 'rack7': nic0, uart, round"),
-        ("embedded", ["nic0"], "device='nic0' is not a device of lab 'embedded': mtty0, mtty1"),
+        (
+            "embedded",
+            ["nic0"],
+            f"device='nic0' is not a device of lab 'embedded': {', '.join(d.id for d in embedded_devices())}",
+        ),
     ],
 )
 def test_select_names_the_valid_ones(lab, devices, text):
