@@ -112,6 +112,9 @@ kill: actor:slot signal?:str
 exit: actor:slot
 wait: actor:slot timeout_ms?:n
 walk: fd:fd targets:b64 stream?:slot
+stat: fd:fd
+fdinfo: fd:fd
+read_text: path:str
 region_poll: fd:fd region:u32 off:u64 width:u32 mask:u64 value:u64 timeout_ms:n
 mem_poll: mem:slot off?:n width:u32 mask:u64 value:u64 timeout_ms:n differs?:bool
 mem_fill: mem:slot off?:n n?:n value:u32
