@@ -36,23 +36,16 @@ _TYPES = {
 }
 
 
+_EMBEDDED: tuple[dict[str, Any], ...] = (
+    {"id": "mtty0", "mdev": {"parent": "mtty", "type": "mtty-1"}, "profile": "mtty"},
+    {"id": "mtty1", "mdev": {"parent": "mtty", "type": "mtty-2"}, "profile": "mtty"},
+    {"id": "iommufd-mock", "mock": "iommufd", "profile": "iommufd_mock"},
+)
+
+
 def embedded_devices(host: str = EMBEDDED) -> tuple[DeviceSpec, ...]:
     """The devices of the built-in lab, the default one first."""
-    return tuple(
-        DeviceSpec.model_validate(
-            {
-                "id": f"mtty{i}",
-                "host": host,
-                "mdev": {"parent": "mtty", "type": f"mtty-{i + 1}"},
-                "profile": "mtty",
-            }
-        )
-        for i in range(2)
-    ) + (
-        DeviceSpec.model_validate(
-            {"id": "iommufd-mock", "host": host, "mock": "iommufd", "profile": "iommufd_mock"}
-        ),
-    )
+    return tuple(DeviceSpec.model_validate({**device, "host": host}) for device in _EMBEDDED)
 
 
 def load_inventory(path: Path | None = None) -> Inventory:

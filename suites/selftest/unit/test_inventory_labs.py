@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.errors import UsageError
-from harness.inventory import jumps, load_inventory, parse_inventory, schema, select
+from harness.inventory import embedded_devices, jumps, load_inventory, parse_inventory, schema, select
 
 ROOT = Path(__file__).resolve().parents[3]
 
