@@ -13,10 +13,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from harness.engines import engine_for
 from harness.errors import LabError
 from harness.uapi import vfio
 
-__all__ = ["Runner", "probe_capabilities"]
+__all__ = ["Runner", "probe_capabilities", "probe_engine"]
 
 _DEADLINE_MS = 20_000
 # More than any driver has; a number read from the device is not trusted beyond it.
@@ -44,6 +45,13 @@ _PROBES = {
 }
 
 Op = list[Any]
+_OPENING: list[Op] = [
+    ["open_iommufd", {"out": "i"}],
+    ["ioas_alloc", {"fd": "i", "out": "ioas"}],
+    ["open_cdev", {"dev": "dev0", "out": "d"}],
+    ["bind", {"fd": "d", "iommufd": "i"}],
+    ["attach", {"fd": "d", "pt": "ioas"}],
+]
 
 
 class Runner(Protocol):
@@ -61,13 +69,7 @@ def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> di
     `reset` (the ioctl works), `reset_flag` (the device declares it), `num_regions`, `num_irqs`, `regions` and
     `irqs` (their info; sizes in bytes), `debugfs_state`, `cdev`, `stream_bytes` (only with `data_size`).
     """
-    opening: list[Op] = [
-        ["open_iommufd", {"out": "i"}],
-        ["ioas_alloc", {"fd": "i", "out": "ioas"}],
-        ["open_cdev", {"dev": "dev0", "out": "d"}],
-        ["bind", {"fd": "d", "iommufd": "i"}],
-        ["attach", {"fd": "d", "pt": "ioas"}],
-    ]
+    opening = _OPENING
     migration = vfio.VFIO_DEVICE_FEATURE_MIGRATION
     asking: list[Op] = [
         ["device_info", {"fd": "d"}],
@@ -93,6 +95,7 @@ def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> di
         "num_irqs": device["num_irqs"],
         "migration": [key for key, bit in _MIGRATION.items() if features & bit],
         "migration_flags": features,
+        "dma_logging_any": any(has[key] for key in has if key.startswith("dma_logging")),
         "dma_logging": has["dma_logging_start"] and has["dma_logging_stop"] and has["dma_logging_report"],
         "reset": not reset["errno"],
         "reset_flag": bool(device["flags"] & vfio.VFIO_DEVICE_FLAGS_RESET),
@@ -103,6 +106,22 @@ def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> di
         result["stream_bytes"] = size["size"]
     result["regions"], result["irqs"] = _indexes(agent, entry, name, opening, device)
     return result
+
+
+def probe_engine(
+    agent: Runner, entry: Mapping[str, Any], name: str, hint: str, capabilities: Mapping[str, Any]
+) -> str:
+    """Which traffic engine the device has, '' for none; `hint` is its profile's (harness/engines)."""
+
+    def read(region: int, offset: int) -> int | None:
+        ops: list[Op] = [*_OPENING, ["region_read", {"fd": "d", "region": region, "off": offset, "n": 4}]]
+        record = _run(agent, entry, name, ops, len(_OPENING))[-1]
+        return int.from_bytes(bytes.fromhex(record["hex"]), "little") if record.get("n") == 4 else None
+
+    is_pci = int(capabilities.get("flags", 0)) & vfio.VFIO_DEVICE_FLAGS_PCI
+    pci_id = read(vfio.VFIO_PCI_CONFIG_REGION_INDEX, 0) if is_pci else None
+    pci_class = read(vfio.VFIO_PCI_CONFIG_REGION_INDEX, 8) if is_pci else None
+    return engine_for(hint, None if pci_class is None else pci_class >> 8, pci_id, read)
 
 
 def _indexes(

@@ -25,7 +25,7 @@ from harness.host import Host
 from harness.inventory.models import DeviceSpec
 from harness.iommu_probe import probe_iommu, probe_mock
 from harness.lease import leased
-from harness.probe import probe_capabilities
+from harness.probe import probe_capabilities, probe_engine
 from harness.profiles import Profile, load_profile
 
 __all__ = [
@@ -336,10 +336,12 @@ def _ready(
         **probe_capabilities(host.agent, entry, where),
         **probe_iommu(host.agent, entry, where),
     }
+    profile = load_profile(device.profile)
+    capabilities["engine"] = probe_engine(host.agent, entry, where, profile.engine, capabilities)
     now = describe(host, device, wire)
     return ProvisionedDevice(
         id=device.id,
-        profile=load_profile(device.profile),
+        profile=profile,
         wire=wire,
         sysfs=str(now.get("path") or ""),
         driver=str(now.get("driver") or ""),

@@ -147,6 +147,8 @@ class Profile:
     explanations: Mapping[str, str] = field(default_factory=dict)
     """Clause id -> the cause of a finding that was followed to the driver's source, for the report."""
     source: str = ""
+    engine: str = ""
+    """Traffic engine (harness/engines) that its devices may have: those that do show it in a register."""
 
     def compatible(self, other: Profile) -> bool:
         """True where a stream saved by `other`'s device may be given to this driver's device."""

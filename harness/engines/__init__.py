@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traffic engines: how to make a device do DMA, so that the suite knows what it wrote.
+
+An *engine* says what a device can reach and do; its *traffic* appends operations to one program.  Guarantees:
+
+* builders are pure: they append to the script and touch nothing else;
+* `write` has reached memory when the next operation of the program runs, if its record says `done`;
+* each `dma` operation carries its `effect`, so the judge reads from program and trace alone what was written:
+  a command that was not `done` proves nothing, for or against the device;
+* an IOVA that the engine cannot reach is refused here (HarnessError), never sent: tests ask `reach` first.
+
+Effects: `write` and `read` are over when done; `begin` is under way until a `wait` is done; `start` writes
+its blocks again and again until a `stop` is done.  A block is `length` bytes; `count` blocks lie `stride`
+bytes apart from `iova` on.
+
+Not there: IOAT and DSA (Intel's copy engines). Both take a descriptor with source, destination and length
+from a ring in memory and write a completion record, as `nvme.py` shows for a queue; whoever has one can add
+a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from harness.errors import HarnessError
+from harness.script import Script
+
+__all__ = ["Engine", "Gift", "Probe", "Reach", "Traffic", "engine_for", "load_engine", "u32", "u64"]
+
+Gift = Literal["read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "p2p-all", "bytes"]
+"""What an engine can do beyond `write`: read memory; write without end; return before a write is over; many
+blocks in one command; raise an interrupt; raise it periodically; mark DMA as peer-to-peer, or none can be
+told from peer-to-peer; begin and end anywhere in a page."""
+Step = list[Any]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where an engine can write: IOVAs from `lowest` to `highest` (its last byte), aligned to `align`,
+    `max_bytes` in a block and `max_blocks` in a command."""
+
+    lowest: int
+    highest: int
+    align: int
+    max_bytes: int
+    max_blocks: int = 1
+
+    def covers(self, iova: int, length: int, count: int = 1, stride: int = 0) -> bool:
+        """Whether one command can write these blocks."""
+        last = iova + (count - 1) * stride + length - 1
+        return (
+            0 < length <= self.max_bytes
+            and 0 < count <= self.max_blocks
+            and self.lowest <= iova
+            and last <= self.highest
+            and iova % self.align == stride % self.align == 0
+        )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A register by which a device shows that it has the engine: `value` under `mask` (32 bits)."""
+
+    region: int
+    offset: int
+    mask: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One kind of engine.  `cost_ms` is what a command takes, for the size of a test; nothing asserts it."""
+
+    name: str
+    reach: Reach
+    gifts: frozenset[Gift]
+    traffic: Callable[[Script], Traffic]
+    probes: tuple[Probe, ...] = ()
+    pci_class: int | None = None
+    pci_id: int | None = None
+    """First 32 bits of config space."""
+    cost_ms: float = 0.5
+    irq_index: int = 1
+
+    def can(self, gift: Gift) -> bool:
+        """Whether the engine has this gift."""
+        return gift in self.gifts
+
+
+class Traffic:
+    """What an engine does in one program; a subclass gives the steps of each command.
+
+    Made at the program's place where the device is in RUNNING and reset: it prepares the device.
+    """
+
+    engine: Engine
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Append what a device needs after a reset before it can do DMA."""
+
+    def finish(self) -> None:
+        """Append what takes back `prepare`, before memory is unmapped."""
+
+    def write(self, iova: int, length: int = 4096, seed: int = 1, *, count: int = 1, stride: int = 0) -> int:
+        """Append a write to memory, over when it returns; gives the operation's index."""
+        return self._command("write", iova, length, seed, count, stride)
+
+    def read(self, iova: int, length: int = 4096) -> int:
+        """Append a read of memory by the device (gift `read`), over when it returns."""
+        return self._command("read", iova, length, 0, 1, 0)
+
+    def begin(
+        self,
+        iova: int,
+        length: int = 4096,
+        seed: int = 1,
+        *,
+        count: int = 1,
+        stride: int = 0,
+        delay_ms: int = 20,
+        p2p: bool = False,
+    ) -> int:
+        """Append a write that goes on after the operation has returned (gift `begin`); see `wait`."""
+        return self._command("begin", iova, length, seed, count, stride, delay_ms=delay_ms, p2p=p2p)
+
+    def wait(self) -> int:
+        """Append a wait for what `begin` began."""
+        return self.script.op("dma", fd="d", steps=self.steps("wait", {}), effect={"do": "wait"})
+
+    def start(self, iova: int, length: int = 4096, seed: int = 1, *, p2p: bool = False) -> int:
+        """Append the start of endless writes of one block (gift `endless`)."""
+        return self._command("start", iova, length, seed, 1, 0, p2p=p2p)
+
+    def stop(self) -> int:
+        """Append the end of endless writes."""
+        return self.script.op("dma", fd="d", steps=self.steps("stop", {}), effect={"do": "stop"})
+
+    def arm(self, eventfd: str) -> int:
+        """Append the binding of the engine's interrupt to an eventfd slot (gift `interrupt`)."""
+        trigger_eventfd = (1 << 2) | (1 << 5)
+        return self.script.op(
+            "set_irqs", fd="d", index=self.engine.irq_index, start=0, count=1, flags=trigger_eventfd,
+            fds=[eventfd],
+        )  # fmt: skip
+
+    def interrupt(self) -> int:
+        """Append the raising of an interrupt (gift `interrupt`)."""
+        return self.script.op("dma", fd="d", steps=self.steps("interrupt", {}), effect={"do": "interrupt"})
+
+    def timer(self, period_ms: int) -> int:
+        """Append the start of a periodic interrupt; 0 ends it (gift `timer`)."""
+        steps = self.steps("timer", {"period_ms": period_ms})
+        return self.script.op(
+            "dma", fd="d", steps=steps, effect={"do": "timer" if period_ms else "timer-off"}
+        )
+
+    def command(self, what: str, iova: int, length: int = 4096, seed: int = 1, **more: Any) -> dict[str, Any]:
+        """Arguments of the operation, for a program that builds its own threads."""
+        return self._args(what, iova, length, seed, more.pop("count", 1), more.pop("stride", 0), **more)
+
+    def _args(
+        self, what: str, iova: int, length: int, seed: int, count: int, stride: int, **more: Any
+    ) -> dict[str, Any]:
+        if not self.engine.reach.covers(iova, length, count, stride):
+            raise HarnessError(
+                f"engine {self.engine.name}: {count} blocks of {length} bytes from iova {iova:#x} are "
+                f"outside {self.engine.reach}"
+            )
+        place = {"iova": iova, "length": length, "count": count, "stride": stride, "seed": seed & 0xFFFFFFFF}
+        steps = self.steps(what, {**place, **more})
+        return {"fd": "d", "steps": steps, "effect": {"do": what, **place, "p2p": bool(more.get("p2p"))}}
+
+    def _command(
+        self, what: str, iova: int, length: int, seed: int, count: int, stride: int, **more: Any
+    ) -> int:
+        return self.script.op("dma", **self._args(what, iova, length, seed, count, stride, **more))
+
+    def steps(self, what: str, args: Mapping[str, Any]) -> list[Step]:
+        """The steps of the agent's `dma` operation for one command; HarnessError for one it does not have."""
+        raise HarnessError(f"engine {self.engine.name} cannot {what}")
+
+
+def u32(region: int, offset: int, value: int) -> Step:
+    """A step that writes a register of 32 bits, little endian."""
+    return ["reg", region, offset, (value & 0xFFFFFFFF).to_bytes(4, "little").hex()]
+
+
+def u64(region: int, offset: int, value: int) -> list[Step]:
+    """Steps that write a register of 64 bits as two of 32, low one first: every bus can do that."""
+    return [u32(region, offset, value), u32(region, offset + 4, value >> 32)]
+
+
+_FILES = ("edu", "nvme", "reference")
+
+
+@cache
+def load_engine(name: str) -> Engine:
+    """The engine called `name`; HarnessError with the valid names where there is none."""
+    for file in _FILES:
+        engine = importlib.import_module(f"{__name__}.{file}").ENGINE
+        if engine.name == name and isinstance(engine, Engine):
+            return engine
+    names = ", ".join(importlib.import_module(f"{__name__}.{f}").ENGINE.name for f in _FILES)
+    raise HarnessError(f"engine {name!r} is not one of {names}")
+
+
+def engine_for(
+    named: str, pci_class: int | None, pci_id: int | None, read: Callable[[int, int], int | None]
+) -> str:
+    """The name of the engine that a device has, '' for none.
+
+    `named` is what its profile says, `pci_class` the 24 bits of its class code and `pci_id` the first 32 bits
+    of its config space (both None where it is no PCI device); any of them points at an engine.  Then its own
+    probes decide, for a profile stands for several types of a device and not all of them do DMA:
+    `read(region, offset)` reads a 32-bit register, None where that fails.
+    """
+    engines: Sequence[Engine] = [importlib.import_module(f"{__name__}.{f}").ENGINE for f in _FILES]
+    for engine in engines:
+        by_class = engine.pci_class is not None and engine.pci_class == pci_class
+        by_id = engine.pci_id is not None and engine.pci_id == pci_id
+        if (engine.name == named or by_class or by_id) and all(_shows(p, read) for p in engine.probes):
+            return engine.name
+    return ""
+
+
+def _shows(probe: Probe, read: Callable[[int, int], int | None]) -> bool:
+    seen = read(probe.region, probe.offset)
+    return seen is not None and seen & probe.mask == probe.value
