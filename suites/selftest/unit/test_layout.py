@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RANKS = {
     "harness/__init__.py": 0,
     "harness/errors.py": 0,
+    "harness/selection.py": 1,
     "harness/uapi": 0,
     "harness/spec": 1,
     "harness/agent": 1,
