@@ -45,6 +45,8 @@ class Methods:
             "describe_device": (self.provisioner.describe, {"device": "dict"}),
             "snapshot_host": (self.provisioner.snapshot, {"devices": "list"}),
             "provision": (self.provisioner.provision, {"device": "dict", "driver?": "str"}),
+            "rebind": (self.provisioner.rebind, {"device": "dict", "override": "str", "steps": "list"}),
+            "load_module": (self.provisioner.load_module, {"name": "str"}),
             "sriov": (self.provisioner.sriov, {"device": "dict", "numvfs": "int"}),
             "insmod": (self.provisioner.insmod, {"name": "str", "image_b64": "str"}),
             "undo": (self._undo, {"run?": "str"}),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import time
 import zlib
 
@@ -23,6 +24,7 @@ __all__ = ["Provisioner"]
 
 _APPEAR_LIMIT_S = 10.0
 _MAX_VFS = 65535
+_OVERRIDE = re.compile(r"[A-Za-z0-9_. -]{0,64}\Z")
 
 
 def _write(path: str, text: str) -> None:
@@ -151,6 +153,56 @@ class Provisioner:
             _write(self.sysfs.at("sys/bus/pci/drivers_probe"), bdf)
         except OSError:
             pass  # what counts is which driver is bound afterwards
+
+    def rebind(self, device: dict[str, Any], override: str, steps: list[Any]) -> dict[str, Any]:
+        """Try the kernel's driver matching: `override` is written ("" clears), then each step done.
+
+        Steps are "unbind" and "probe"; the answer has what is bound after the writing and after each step.
+        The device may stay without a driver: undo, or `provision`, brings it back.
+        """
+        path = self.sysfs.path(device) if "pci" in device else None
+        if path is None or not _OVERRIDE.match(override):
+            raise Failure(
+                "usage", "rebind: %.100r is not a PCI device here, or override=%.60r" % (device, override)
+            )
+        if not set(steps) <= {"unbind", "probe"} or len(steps) > 8:
+            raise Failure("usage", "rebind: steps are at most 8 of unbind, probe; got %.100r" % steps)
+        bdf = self.sysfs.key(device)
+        because = self.protected.because(path)
+        if because is not None:
+            raise Failure("lab", "%s is protected: %s" % (bdf, because))
+        self.journal.before(
+            {"undo": "pci_driver", "subject": bdf, "device": bdf, "driver": self.sysfs.driver(path),
+             "override": self.sysfs.override(path)}
+        )  # fmt: skip
+        _write(os.path.join(path, "driver_override"), override + "\n")
+        seen = [self._bound(path, "override")]
+        for step in steps:
+            if step == "probe":
+                self._probe(bdf)
+            elif self.sysfs.driver(path) is not None:
+                _write(os.path.join(path, "driver/unbind"), bdf)
+            seen.append(self._bound(path, step))
+        return {"seen": seen}
+
+    def _bound(self, path: str, step: str) -> dict[str, Any]:
+        return {
+            "step": step, "driver": self.sysfs.driver(path), "override": self.sysfs.override(path),
+            "module": self._module_of(path), "vfio_name": self.sysfs.vfio_name(path),
+        }  # fmt: skip
+
+    def load_module(self, name: str) -> dict[str, Any]:
+        """Load a module, journaled; {"drivers": the PCI drivers it registers}."""
+        name = module_name(name)
+        self._load(name, [])
+        base = self.sysfs.at("sys/bus/pci/drivers")
+        return {
+            "drivers": [
+                driver
+                for driver in sorted(os.listdir(base) if os.path.isdir(base) else [])
+                if os.path.basename(os.path.realpath(os.path.join(base, driver, "module"))) == name
+            ]
+        }
 
     def _undo_pci_driver(self, step: dict[str, Any]) -> str:
         bdf = step["device"]
