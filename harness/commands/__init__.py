@@ -31,6 +31,9 @@ COMMANDS: dict[str, Entry] = {
     "replay": Entry("harness.commands.replay:replay", "run a saved program again and judge it"),
     "report": Entry("harness.commands.report:report", "write the reports of a finished run again"),
     "undo": Entry("harness.commands.undo:undo", "put lab hosts back as they were before a run"),
+    "prove": Entry(
+        "harness.commands.prove:prove", "seed every known defect and say what catches it; golden devices too"
+    ),
     "bench": Entry("harness.commands.bench:bench", "measure operations per second of agent and lab"),
     "new": Entry("harness.commands.new:app", "start a new clause or a new driver profile"),
 }
