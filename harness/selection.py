@@ -23,7 +23,17 @@ from pathlib import Path
 
 from harness.errors import UsageError
 
-__all__ = ["Alias", "Choice", "choose", "ids_of", "is_modalias", "others", "parse_aliases", "read_aliases"]
+__all__ = [
+    "Alias",
+    "Choice",
+    "choose",
+    "ids_of",
+    "is_modalias",
+    "modalias_of",
+    "others",
+    "parse_aliases",
+    "read_aliases",
+]
 
 VFIO_PREFIX, PCI_PREFIX = "vfio_pci:", "pci:"
 _MAX_FILE_BYTES = 64 << 20
@@ -95,6 +105,12 @@ def ids_of(modalias: str) -> tuple[int, ...]:
             "upper-case hexadecimal X; a device's is in /sys/bus/pci/devices/BDF/modalias"
         )
     return tuple(int(field, 16) for field in fields.groups())
+
+
+def modalias_of(vendor: int, device: int, *, subsystem: tuple[int, int] = (0, 0), class_code: int = 0) -> str:
+    """The modalias of a device; `class_code` has base class, subclass and interface in its three bytes."""
+    fields = (vendor, device, *subsystem, class_code >> 16 & 0xFF, class_code >> 8 & 0xFF, class_code & 0xFF)
+    return PCI_PREFIX + "".join(f"{n}{f:0{w}X}" for (n, w), f in zip(_FIELDS, fields, strict=True))
 
 
 def choose(modalias: str, aliases: Iterable[Alias]) -> Choice:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.commands.explain import explain
 from harness.commands.reach import Reach, gone, reaches
 from harness.errors import LabError, UsageError, VfiocertError
 from harness.host import Host, holder_name
@@ -61,6 +62,15 @@ def devices(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document instead of a table")] = False,
     labs_file: Annotated[Path | None, typer.Option(help="inventory [default: labs.yaml]")] = None,
     runs: Annotated[Path, typer.Option(help="folder of earlier runs, for the last verdicts")] = Path("runs"),
+    explain_: Annotated[
+        str | None,
+        typer.Option(
+            "--explain", metavar="DEVICE|MODALIAS", help="which VFIO driver is the right one, and why"
+        ),
+    ] = None,
+    alias_file: Annotated[
+        Path | None, typer.Option(help="with --explain: a modules.alias [default: the host's]")
+    ] = None,
 ) -> None:
     """List the devices of the labs with their live state; nothing is changed without --probe.
 
@@ -69,10 +79,17 @@ def devices(
       vfiocert devices
       vfiocert devices --lab rack7 --probe
       vfiocert devices --json
+      vfiocert devices --explain edu-ref
+      vfiocert devices --explain pci:v000015B3d0000101Esv000015B3sd00000023bc02sc00i00
 
     A host that cannot be reached is shown as such, and the rest is still listed.
     """
     reached = reaches(load_inventory(labs_file), lab or [])
+    if alias_file is not None and explain_ is None:
+        raise UsageError("--alias-file is for --explain; add --explain DEVICE or MODALIAS")
+    if explain_ is not None:
+        explain(explain_, reached, alias_file, as_json)
+        return
     with open_progress() as progress:
         progress.step(f"asking {len(reached)} hosts")
         with ThreadPoolExecutor(_HOSTS_AT_ONCE) as pool:

@@ -50,6 +50,7 @@ OBJECTS: tuple[tuple[str, str], ...] = (
 _MAKE_TIMEOUT_S = 1800.0
 _ALIAS = re.compile(r'^MODULE_ALIAS\("((?:vfio_)?pci:[^"]+)"\);$', re.M)
 _HEADER = """\
+# SPDX-License-Identifier: GPL-2.0-only
 # Aliases of the modules named here, as depmod writes them.
 # source: Linux ({version}), id tables compiled with harness/lab/config/aliases.config
 # made by: python -m harness.lab.aliases suites/sel/data/modules.alias

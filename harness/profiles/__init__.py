@@ -147,6 +147,8 @@ class Profile:
     explanations: Mapping[str, str] = field(default_factory=dict)
     """Clause id -> the cause of a finding that was followed to the driver's source, for the report."""
     source: str = ""
+    pci_ids: tuple[tuple[int, int], ...] = ()
+    """(vendor, device) of devices it is for, some or all: `vfio_pci:` aliases lead from each to this driver."""
     engine: str = ""
     """Traffic engine (harness/engines) that its devices may have: those that do show it in a register."""
 

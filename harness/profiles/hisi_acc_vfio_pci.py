@@ -16,6 +16,7 @@ PROFILE = Profile(
     driver="hisi_acc_vfio_pci",
     description="HiSilicon accelerator virtual function",
     does_dma=True,
+    pci_ids=((0x19E5, 0xA251), (0x19E5, 0xA256), (0x19E5, 0xA259)),
     error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/hisilicon",

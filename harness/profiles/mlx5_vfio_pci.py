@@ -17,6 +17,7 @@ PROFILE = Profile(
     driver="mlx5_vfio_pci",
     description="NVIDIA ConnectX virtual function",
     does_dma=True,
+    pci_ids=((0x15B3, 0x101E),),
     error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/mlx5",

@@ -16,5 +16,6 @@ PROFILE = Profile(
     driver="nvgrace_gpu_vfio_pci",
     description="NVIDIA Grace GPU with device memory as BARs",
     does_dma=True,
+    pci_ids=((0x10DE, 0x2342), (0x10DE, 0x2345), (0x10DE, 0x2348), (0x10DE, 0x2941), (0x10DE, 0x31C2)),
     source="drivers/vfio/pci/nvgrace-gpu",
 )

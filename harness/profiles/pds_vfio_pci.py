@@ -15,6 +15,7 @@ PROFILE = Profile(
     driver="pds_vfio_pci",
     description="AMD Pensando DSC virtual function",
     does_dma=True,
+    pci_ids=((0x1DD8, 0x1003),),
     error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/pds",

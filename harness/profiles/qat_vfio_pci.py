@@ -16,6 +16,7 @@ PROFILE = Profile(
     driver="qat_vfio_pci",
     description="Intel QuickAssist virtual function",
     does_dma=True,
+    pci_ids=((0x8086, 0x4941), (0x8086, 0x4943), (0x8086, 0x4945), (0x8086, 0x4947), (0x8086, 0x4949)),
     error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/qat",

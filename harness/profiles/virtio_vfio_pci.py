@@ -16,6 +16,7 @@ PROFILE = Profile(
     driver="virtio_vfio_pci",
     description="virtio virtual function",
     does_dma=True,
+    pci_ids=((0x1AF4, 0x1041), (0x1AF4, 0x1042)),
     error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/virtio",

@@ -16,6 +16,7 @@ PROFILE = Profile(
     driver="xe-vfio-pci",
     description="Intel graphics virtual function",
     does_dma=True,
+    pci_ids=((0x8086, 0xB080), (0x8086, 0xFD80), (0x8086, 0xE202)),
     error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/xe",
