@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.concurrent import judge_concurrent
+from harness.hwpt_dirty_judge import judge_hwpt_dirty
 from harness.judgement import Judgement, Violation
 from harness.spec.clause import Clause
 from harness.spec.fsm import Mig
@@ -130,5 +131,7 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
             if (None, index) not in records:
                 break
             tracker.step(index, name, args, records[None, index])
+    if any(name == "iommu" for name, _ in main["ops"]):
+        judge_hwpt_dirty(main["ops"], {i: r for (t, i), r in records.items() if t is None}, out)
     _judge_claims(program, records, out)
     return out

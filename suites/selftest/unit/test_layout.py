@@ -31,6 +31,7 @@ RANKS = {
     "harness/judgement.py": 2,
     "harness/model.py": 3,
     "harness/concurrent.py": 3,
+    "harness/hwpt_dirty_judge.py": 3,
     "harness/engines": 3,
     "harness/dirty_judge.py": 3,
     "harness/dirty_pages.py": 1,
