@@ -148,7 +148,7 @@ class Profile:
     """Clause id -> the cause of a finding that was followed to the driver's source, for the report."""
     source: str = ""
     pci_ids: tuple[tuple[int, int], ...] = ()
-    """(vendor, device) of devices it is for, some or all: `vfio_pci:` aliases lead from each to this driver."""
+    """(vendor, device) of devices it is for, some or all; `vfio_pci:` aliases lead from each to it."""
     engine: str = ""
     """Traffic engine (harness/engines) that its devices may have: those that do show it in a register."""
 
