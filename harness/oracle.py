@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness.access_judge import judge_ownership
 from harness.concurrent import judge_concurrent
 from harness.hwpt_dirty_judge import judge_hwpt_dirty
 from harness.judgement import Judgement, Violation
@@ -123,7 +124,9 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
     main = threads[0]
     records: dict[tuple[str | None, int], Record] = {(r["t"], int(r["i"])): r for r in trace}
     records |= {(None, i): r for (t, i), r in list(records.items()) if t == main["name"]}
-    if len(threads) > 1:
+    if program.get("judge") == "ownership":
+        judge_ownership(program, trace, out)
+    elif len(threads) > 1:
         judge_concurrent(migration_flags(capabilities), capabilities, program, trace, out)
     else:
         tracker = Tracker(migration_flags(capabilities), capabilities, out, program)

@@ -15,11 +15,12 @@ import base64
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.access_probe import probe_access
 from harness.errors import HarnessError, LabError, UsageError
 from harness.host import Host
 from harness.inventory.models import DeviceSpec
@@ -68,11 +69,13 @@ class ProvisionedDevice:
     module_srcversion: str = ""
     steps: tuple[Any, ...] = ()
     described: Mapping[str, Any] = field(default_factory=dict)
+    companions: tuple[Mapping[str, str], ...] = ()
+    """Other devices of its group, as a program's `devices` has them."""
 
     @property
     def entry(self) -> dict[str, str]:
         """The device as a program's `devices` has it."""
-        return {"cdev": self.cdev, "group": self.group, "name": self.vfio_name, "debugfs": self.debugfs}
+        return _entry({**vars(self), "device_name": self.described.get("name")}, self.sysfs)
 
     @property
     def region_sizes(self) -> dict[int, int]:
@@ -133,7 +136,10 @@ def provisioned(
     pf = {"pci": function.pf} if function is not None else None
     described = describe(host, device, wire)
     _refuse(where, described, may_be_made=device.mdev is not None or function is not None)
-    touched: list[dict[str, Any]] = [wire] if pf is None else [wire, pf]
+    companions = [{"pci": bdf} for bdf in device.companions]
+    for each in companions:
+        _refuse(f"{where}: companion {each['pci']}", describe(host, device, each), may_be_made=False)
+    touched: list[dict[str, Any]] = [wire, *([] if pf is None else [pf]), *companions]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_one(host, device))
         stack.enter_context(leased(host.agent, touched, holder))
@@ -147,7 +153,11 @@ def provisioned(
             stack.enter_context(leased(host.agent, [wire], holder))
         driver = None if device.mdev is not None else device.wanted_driver
         answer = host.agent.call("provision", deadline_s=_PROVISION_S, device=dict(wire), driver=driver)
-        yield _ready(host, device, wire, answer, where)
+        others = [
+            host.agent.call("provision", deadline_s=_PROVISION_S, device=dict(each), driver=driver)
+            for each in companions
+        ]
+        yield _ready(host, device, wire, answer, where, others)
 
 
 @contextlib.contextmanager
@@ -317,6 +327,7 @@ def _ready(
     wire: Mapping[str, Any],
     answer: Any,
     where: str,
+    others: Sequence[Any] = (),
 ) -> ProvisionedDevice:
     if not isinstance(answer, Mapping):
         raise LabError(f"{where}: provision gave no object")
@@ -326,19 +337,17 @@ def _ready(
             f"{where} has no cdev after it was bound to '{device.wanted_driver}': no verdict; "
             "boot a kernel with CONFIG_VFIO_DEVICE_CDEV"
         )
-    entry = {
-        "cdev": texts["cdev"],
-        "group": texts["group"],
-        "name": texts["vfio_name"],
-        "debugfs": texts["debugfs"],
-    }
+    now = describe(host, device, wire)
+    entry = _entry(answer, str(now.get("path") or ""))
+    companions = tuple(_entry(other) for other in others)
     capabilities = {
         **probe_capabilities(host.agent, entry, where),
         **probe_iommu(host.agent, entry, where),
     }
     profile = load_profile(device.profile)
     capabilities["engine"] = probe_engine(host.agent, entry, where, profile.engine, capabilities)
-    now = describe(host, device, wire)
+    programs = {f"dev{n}": each for n, each in enumerate((entry, *companions))}
+    capabilities |= probe_access(host.agent, programs, where, capabilities["regions"])
     return ProvisionedDevice(
         id=device.id,
         profile=profile,
@@ -350,8 +359,18 @@ def _ready(
         capabilities=capabilities,
         steps=tuple(answer.get("steps") or ()),
         described=now,
+        companions=companions,
         **texts,
     )
+
+
+def _entry(found: Mapping[str, Any], sysfs: str = "") -> dict[str, str]:
+    """A device as programs have it, from what `provision` answered."""
+    return {
+        "cdev": str(found.get("cdev") or ""), "group": str(found.get("group") or ""),
+        "name": str(found.get("vfio_name") or ""), "debugfs": str(found.get("debugfs") or ""),
+        "device_name": str(found.get("device_name") or ""), "sysfs": sysfs,
+    }  # fmt: skip
 
 
 def _read_module(file: Path, where: str) -> str:

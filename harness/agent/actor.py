@@ -160,8 +160,8 @@ def _become_actor(channel: int, slots: Slots, devices: dict[str, Any]) -> None:
         try:
             if op == _EXEC:
                 null = os.open(os.devnull, os.O_RDWR)
-                for number in range(3):  # the agent's wire must not be held open by a program that idles
-                    os.dup2(null, number)
+                for std in range(3):  # the agent's wire must not be held open by a program that idles
+                    os.dup2(null, std)
                 os.execvp(_IDLE[0], _IDLE)
             record = executor.perform(ctx, op)
         except Failure as e:

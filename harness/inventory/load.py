@@ -39,6 +39,9 @@ _TYPES = {
 _EMBEDDED: tuple[dict[str, Any], ...] = (
     {"id": "mtty0", "mdev": {"parent": "mtty", "type": "mtty-1"}, "profile": "mtty"},
     {"id": "mtty1", "mdev": {"parent": "mtty", "type": "mtty-2"}, "profile": "mtty"},
+    {"id": "edu-pair", "pci": "0000:01:01.0", "profile": "vfio_pci", "companions": ("0000:01:02.0",)},
+    {"id": "edu-ref", "pci": "0000:00:05.0", "profile": "edu_vfio_pci"},
+    {"id": "edu0", "pci": "0000:00:04.0", "profile": "vfio_pci"},
     {"id": "iommufd-mock", "mock": "iommufd", "profile": "iommufd_mock"},
 )
 

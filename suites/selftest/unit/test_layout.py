@@ -29,6 +29,9 @@ RANKS = {
     "harness/script.py": 2,
     "harness/program.py": 2,
     "harness/judgement.py": 2,
+    "harness/ownership.py": 2,
+    "harness/ownership_rules.py": 3,
+    "harness/access_judge.py": 4,
     "harness/model.py": 3,
     "harness/concurrent.py": 3,
     "harness/hwpt_dirty_judge.py": 3,
@@ -52,6 +55,7 @@ RANKS = {
     "harness/lease.py": 7,
     "harness/probe.py": 7,
     "harness/iommu_probe.py": 7,
+    "harness/access_probe.py": 7,
     "harness/provision.py": 8,
     # What an experiment is given; fixtures make it, chapters use it.
     "suites/mig/subject.py": 8,
