@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference variant driver of this project (fixtures/reference/edu), for QEMU's edu device.
+
+All registers of edu that can be told apart by reading are migrated state.  The device's 4 KiB DMA buffer is
+not: nobody but the device can read it, so it does not survive a migration, and the driver's README says so.
+A transfer that the device was told to do while stopped waits, and is state.  The registers of DMA take any
+value; the driver looks at them when a transfer is to start.
+"""
+
+from __future__ import annotations
+
+from harness.profiles import ErrorHook, Mutation, Profile, RegionWrite, StateRegion
+
+__all__ = ["PROFILE"]
+
+_BAR = 0
+_LIVENESS, _FACTORIAL, _STATUS, _IRQ_STATUS, _IRQ_RAISE = 0x04, 0x08, 0x20, 0x24, 0x60
+_SRC, _DST, _COUNT = 0x80, 0x88, 0x90
+_STATUS_IRQ = 0x80
+
+
+def _u32(offset: int, value: int) -> RegionWrite:
+    return RegionWrite(_BAR, offset, value.to_bytes(4, "little"))
+
+
+def _u64(offset: int, value: int) -> RegionWrite:
+    return RegionWrite(_BAR, offset, value.to_bytes(8, "little"))
+
+
+PROFILE = Profile(
+    module="edu_vfio_pci",
+    driver="edu_vfio_pci",
+    description="QEMU's edu with the variant driver of this project (BAR0 mediated, real DMA and interrupts)",
+    does_dma=True,
+    state_regions=(
+        StateRegion(_BAR, _LIVENESS, 4),
+        StateRegion(_BAR, _FACTORIAL, 4),
+        StateRegion(_BAR, _STATUS, 8),
+        StateRegion(_BAR, _SRC, 0x20, 8),
+    ),
+    mutate=(
+        Mutation("liveness", (_u32(_LIVENESS, 0x12345678),)),
+        Mutation("factorial", (_u32(_FACTORIAL, 7),)),
+        # 32-bit overflow: what the register shows is not what was written, and more than one operand gives 0.
+        Mutation("factorial-overflow", (_u32(_FACTORIAL, 29),)),
+        Mutation("interrupt-enable", (_u32(_STATUS, _STATUS_IRQ),)),
+        # Without an eventfd nothing is signalled; the bits stay until they are acknowledged.
+        Mutation("interrupt-pending", (_u32(_IRQ_RAISE, 0x00A50100),)),
+        Mutation("dma-registers", (_u64(_SRC, 0x40010), _u64(_DST, 0x0ABC_DEF0_1234), _u64(_COUNT, 24))),
+    ),
+    error_hooks=(
+        # Refused, and still RESUMING: nothing has reached the device.
+        ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=1),
+        ErrorHook("wrong-magic", "corrupt", ("RESUMING", "STOP"), enters_error=False, amount=0),
+        ErrorHook("wrong-state", "corrupt", ("RESUMING", "STOP"), enters_error=False, amount=20),
+        ErrorHook("no-memory-saving", "failslab", ("STOP", "STOP_COPY"), enters_error=False),
+        ErrorHook("no-memory-resuming", "failslab", ("STOP", "RESUMING"), enters_error=False),
+    ),
+    stream_format_known=True,
+    source="fixtures/reference/edu, docs/specs/edu of QEMU",
+    pci_ids=((0x1234, 0x11E8),),
+    engine="edu",
+)
