@@ -8,7 +8,7 @@ Capabilities given:
 `shared_group`  the run holds another device of the same group (`companions` of the inventory)
 `hot_reset`     VFIO_DEVICE_GET_PCI_HOT_RESET_INFO is supported
 `mmap_region`   index of a region whose first page can be mapped, plus one; 0 where there is none
-`cdev_name`     sysfs shows a name for the cdev
+`cdev_name`     the name of the cdev in sysfs, `sysfs` the folder of the device there
 `groups`        IOMMU group of each device of the program, by the name it has there
 """
 
@@ -51,8 +51,8 @@ def probe_access(
         "group": has_group,
         "groups": groups,
         "shared_group": has_group and list(groups.values()).count(groups["dev0"]) > 1,
-        "cdev_name": bool(devices["dev0"].get("name")),
-        "sysfs": bool(devices["dev0"].get("sysfs")),
+        "cdev_name": str(devices["dev0"].get("name") or ""),
+        "sysfs": str(devices["dev0"].get("sysfs") or ""),
         "mmap_region": next((int(r["index"]) + 1 for r in regions if _maps_first_page(r)), 0),
     }
     legacy = _errors(agent, devices, name, [

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments on the cdev: before BIND, BIND, ATTACH and DETACH, and what their structs must look like.
+
+What may succeed is known to `harness.ownership_rules`; an experiment only has to bring it about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.uapi import vfio
+from suites.acc.history import History
+from suites.mig.subject import Subject
+
+__all__ = ["EXPERIMENTS"]
+
+_CLOSED_FD = 1_000_000
+_BEFORE_BIND = {
+    "VFIO_DEVICE_GET_INFO": 24, "VFIO_DEVICE_GET_REGION_INFO": 32, "VFIO_DEVICE_GET_IRQ_INFO": 16,
+    "VFIO_DEVICE_SET_IRQS": 20, "VFIO_DEVICE_RESET": 0, "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO": 12,
+    "VFIO_DEVICE_PCI_HOT_RESET": 12, "VFIO_DEVICE_IOEVENTFD": 32, "VFIO_DEVICE_FEATURE": 8,
+    "VFIO_DEVICE_ATTACH_IOMMUFD_PT": 12, "VFIO_DEVICE_DETACH_IOMMUFD_PT": 8,
+}  # fmt: skip
+
+
+def before_bind_a_cdev_gives_nothing(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-001, ACC-003, ACC-004, ACC-005, ACC-007."""
+    h = History(subject)
+    d, i = h.cdev(), h.iommufd()
+    space = h.ioas(i)
+    for name, size in _BEFORE_BIND.items():
+        h.op("ioctl", fd=d, nr=getattr(vfio, name), buf=size.to_bytes(4, "little").hex() + "00" * 60)
+    h.op("device_info", fd=d)
+    h.op("attach", fd=d, pt=space)
+    h.op("detach", fd=d)
+    regions = subject.capabilities.get("regions") or ()
+    for region in [r for r in regions if r["size"]][:3]:
+        h.op("pread", fd=d, off=region["offset"], n=4)
+        h.op("pwrite", fd=d, off=region["offset"], hex="00000000")
+        h.op("mmap", fd=d, off=region["offset"], n=4096, out="m")
+    h.op("bind", fd=d, iommufd=i)
+    h.uses(d)
+    h.close(d, i)
+    h.free()
+    yield h
+
+
+def a_bound_device_has_one_owner(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-002, ACC-005 to ACC-010, ACC-020, ACC-050, ACC-055, ACC-065, ACC-070."""
+    h = History(subject)
+    d, i = h.bound()
+    other = h.iommufd()
+    h.op("bind", fd=d, iommufd=i)
+    h.uses(d)
+    h.op("bind", fd=d, iommufd=other)
+    h.uses(d)
+    second = h.cdev()
+    for iommufd in (i, other):
+        h.op("bind", fd=second, iommufd=iommufd)
+        h.uses(d)
+    h.uses(second)
+    h.try_group()
+    h.close(i)
+    h.uses(d)
+    h.try_cdev()
+    h.try_group()
+    h.uses(d)
+    h.close(d)
+    h.op("bind", fd=second, iommufd=other)
+    h.uses(second)
+    h.close(second, other)
+    h.free()
+    yield h
+
+
+def bind_takes_only_an_iommufd(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-005, ACC-011 to ACC-016, ACC-055."""
+    h = History(subject)
+    d, i = h.cdev(), h.iommufd()
+    h.op("eventfd", out="event")
+    h.op("open", path="/dev/null", out="null")
+    h.op("socketpair", out=["s0", "s1"])
+    for number in (-1, -100, _CLOSED_FD):
+        h.op("bind", fd=d, iommufd=number)
+    for slot in ("event", "null", "s0", d):
+        h.op("bind", fd=d, iommufd=slot)
+    if subject.has("legacy"):
+        h.op("open_container", out="c")
+        h.op("bind", fd=d, iommufd="c")
+    for argsz in (0, 4, 8, 12, 15):
+        h.op("bind", fd=d, iommufd=i, argsz=argsz)
+    for bit in range(1, 32):
+        h.op("bind", fd=d, iommufd=i, flags=1 << bit)
+    h.op("bind", fd=d, iommufd=i, flags=0xFFFFFFFE)
+    h.try_group()
+    h.op("bind", fd=d, iommufd=i)
+    h.uses(d)
+    h.close(d)
+    for argsz in (24, 32, 64, 4096):
+        d = h.cdev()
+        h.op("bind", fd=d, iommufd=i, argsz=argsz)
+        h.close(d)
+    h.close(i)
+    h.free()
+    yield h
+
+
+def attach_replace_and_detach(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-025 to ACC-034, ACC-039."""
+    h = History(subject)
+    d, i = h.bound()
+    one, two = h.ioas(i), h.ioas(i)
+    h.op("attach", fd=d, pt=one)
+    h.op("destroy", fd=i, id=one)
+    h.op("attach", fd=d, pt=0x7FFFFFFF)
+    h.op("destroy", fd=i, id=one)
+    h.op("attach", fd=d, pt=two)
+    h.op("destroy", fd=i, id=two)
+    h.op("destroy", fd=i, id=one)
+    h.op("detach", fd=d)
+    h.op("attach", fd=d, pt=two)
+    h.op("detach", fd=d)
+    h.op("destroy", fd=i, id=two)
+    three = h.ioas(i)
+    h.op("attach", fd=d, pt=three)
+    h.close(d)
+    h.op("destroy", fd=i, id=three)
+    h.close(i)
+    h.free()
+    yield h
+    h = History(subject)
+    d, i = h.cdev(), h.iommufd()
+    h.op("bind", fd=d, iommufd=i, out="id")
+    h.op("attach", fd=d, pt="id")
+    foreign = h.iommufd()
+    for _ in range(6):
+        space = h.ioas(foreign)
+    h.op("attach", fd=d, pt=space)
+    mine = h.ioas(i)
+    h.op("attach", fd=d, pt=mine)
+    h.op("attach", fd=d, pt=mine)
+    h.op("attach", fd=d, pt="id")
+    h.op("destroy", fd=i, id=mine)
+    h.op("attach", fd=d, pt=0)
+    h.uses(d)
+    h.op("detach", fd=d)
+    h.op("destroy", fd=i, id=mine)
+    h.close(d, i, foreign)
+    h.free()
+    yield h
+
+
+def attach_and_detach_check_their_structs(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-025, ACC-033, ACC-035 to ACC-037."""
+    h = History(subject)
+    d, i = h.bound()
+    space = h.ioas(i)
+    for attached in (False, True):
+        if attached:
+            h.op("attach", fd=d, pt=space)
+        for argsz in (0, 4, 8, 11):
+            h.op("attach", fd=d, pt=space, argsz=argsz)
+        for argsz in (0, 4, 7):
+            h.op("detach", fd=d, argsz=argsz)
+        for bit in range(1, 32):
+            h.op("attach", fd=d, pt=space, flags=1 << bit)
+            h.op("detach", fd=d, flags=1 << bit)
+        h.op("attach", fd=d, pt=space, flags=1, pasid=1, argsz=12)
+        h.op("detach", fd=d, flags=1, pasid=1, argsz=8)
+    h.op("detach", fd=d)
+    h.op("attach", fd=d, pt=space, argsz=64)
+    h.op("detach", fd=d, argsz=64)
+    h.close(d, i)
+    h.free()
+    yield h
+
+
+def pasid_requests_leave_the_device_usable(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-007, ACC-025, ACC-033."""
+    h = History(subject)
+    d, i = h.bound()
+    one, two = h.ioas(i), h.ioas(i)
+    for pasid in (1, 2, 0xFFFFF, 0xFFFFFFFF):
+        h.op("attach", fd=d, pt=one, flags=1, pasid=pasid, argsz=16)
+        h.op("attach", fd=d, pt=two, flags=1, pasid=pasid, argsz=16)
+        h.op("detach", fd=d, flags=1, pasid=pasid, argsz=12)
+        h.op("detach", fd=d, flags=1, pasid=pasid, argsz=12)
+    h.uses(d)
+    h.close(d)
+    d = h.cdev()
+    h.op("bind", fd=d, iommufd=i)
+    space = h.ioas(i)
+    h.op("attach", fd=d, pt=space)
+    h.op("detach", fd=d)
+    h.close(d, i)
+    h.free()
+    yield h
+
+
+def the_node_is_named_in_sysfs(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-130, ACC-131."""
+    h = History(subject)
+    d, i = h.bound()
+    node = h.op("stat", fd=d)
+    if subject.has("cdev_name"):
+        name = str(subject.capabilities["cdev_name"])
+        number = h.op("read_text", path=f"/sys/class/vfio-dev/{name}/dev")
+        h.claim("ACC-130", number, "errno", "==", 0, "sysfs knows the cdev")
+        h.claim("ACC-130", number, "text", "==", h.ref(node, "rdev"), "the device number of the node")
+    info = h.op("fdinfo", fd=d)
+    if subject.has("sysfs"):
+        path = str(subject.capabilities["sysfs"])
+        h.claim(
+            "ACC-131", info, "text", "contains", f"vfio-device-syspath: {path}\n", "the device's path",
+            [(info, "text", "contains", "vfio-device-syspath")],
+        )  # fmt: skip
+    h.close(d, i)
+    yield h
+
+
+EXPERIMENTS = (
+    before_bind_a_cdev_gives_nothing, a_bound_device_has_one_owner, bind_takes_only_an_iommufd,
+    attach_replace_and_detach, attach_and_detach_check_their_structs, pasid_requests_leave_the_device_usable,
+    the_node_is_named_in_sysfs,
+)  # fmt: skip

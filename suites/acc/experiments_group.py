@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments on the group: container, device fds, status, and its exclusion with the cdev."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.uapi import vfio
+from suites.acc.history import History
+from suites.mig.subject import Subject
+
+__all__ = ["EXPERIMENTS"]
+
+_CLOSED_FD = 1_000_000
+_NO_SUCH_TYPE = 0x7FFF0000
+_TYPE1, _TYPE1V2 = 1, 3
+_WRONG_NAMES = ("", "0000:ff:1f.7", "vfio0", "00000000-0000-0000-0000-000000000000", "x" * 4000)
+
+
+def group_and_cdev_exclude_each_other(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-002, ACC-010, ACC-050, ACC-052, ACC-054, ACC-055, ACC-065, ACC-070, ACC-080."""
+    if not subject.has("group"):
+        return
+    h = History(subject)
+    idle, i = h.cdev(), h.iommufd()
+    g = h.group()
+    h.op("group_status", fd=g)
+    h.op("bind", fd=idle, iommufd=i)
+    h.try_group()
+    h.try_cdev()
+    h.close(g)
+    h.op("bind", fd=idle, iommufd=i)
+    h.uses(idle)
+    h.try_group()
+    h.uses(idle)
+    h.close(idle)
+    h.try_group()
+    h.close(i)
+    h.free()
+    yield h
+
+
+def a_device_in_legacy_use_is_nobody_elses(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-010, ACC-017, ACC-018, ACC-052, ACC-054, ACC-083, ACC-091, ACC-095, ACC-097, ACC-098."""
+    if not subject.has("legacy"):
+        return
+    h = History(subject)
+    g = h.group()
+    h.try_cdev()
+    c = h.container(g)
+    h.try_cdev()
+    d, again = h.given(g), h.given(g)
+    h.uses(d)
+    h.uses(again)
+    h.try_cdev()
+    h.try_group()
+    h.uses(d)
+    i = h.iommufd()
+    space = h.ioas(i)
+    h.op("bind", fd=d, iommufd=i)
+    h.op("attach", fd=d, pt=space)
+    h.op("detach", fd=d)
+    h.close(d)
+    h.try_cdev()
+    h.uses(again)
+    h.close(again, g, c, i)
+    h.free()
+    yield h
+
+
+def legacy_descriptors_close_in_any_order(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-065, ACC-070, ACC-073, ACC-098."""
+    if not subject.has("legacy"):
+        return
+    orders = ("gcd", "gdc", "cgd", "cdg", "dgc", "dcg")
+    for order in orders:
+        h = History(subject)
+        g = h.group()
+        c = h.container(g)
+        d = h.given(g)
+        names = {"g": g, "c": c, "d": d}
+        for n, letter in enumerate(order):
+            h.close(names[letter])
+            left = order[n + 1 :]
+            if "d" in left:
+                use = h.uses(d)
+                h.claim("ACC-098", use, "errno", "==", 0, f"the device works after close of {order[: n + 1]}")
+            if left:
+                h.try_group()
+                if "g" in left or "d" in left:
+                    h.try_cdev()
+        h.free()
+        yield h
+
+
+def a_group_has_one_container(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-080 to ACC-086, ACC-088 to ACC-093, ACC-103."""
+    if not subject.has("legacy"):
+        return
+    h = History(subject)
+    g = h.group()
+    h.op("group_status", fd=g)
+    for argsz in (0, 4, 7):
+        h.op("group_status", fd=g, argsz=argsz)
+    h.op("group_unset_container", fd=g)
+    h.given(g)
+    h.op("eventfd", out="event")
+    h.op("open", path="/dev/null", out="null")
+    for fd in ("event", "null", g, -1, _CLOSED_FD):
+        h.op("group_set_container", fd=g, container=fd)
+    h.op("open_container", out="c1")
+    h.op("open_container", out="c2")
+    h.op("container_set_iommu", fd="c1", type=_TYPE1)
+    h.op("group_set_container", fd=g, container="c1")
+    h.op("group_status", fd=g)
+    h.given(g)
+    h.op("group_set_container", fd=g, container="c1")
+    h.op("group_set_container", fd=g, container="c2")
+    h.op("container_set_iommu", fd="c1", type=_NO_SUCH_TYPE)
+    h.op("container_set_iommu", fd="c2", type=_TYPE1)
+    h.op("container_set_iommu", fd="c1", type=_TYPE1)
+    h.op("container_set_iommu", fd="c1", type=_TYPE1V2)
+    h.op("group_status", fd=g)
+    h.op("group_unset_container", fd=g)
+    h.op("group_status", fd=g)
+    h.op("container_set_iommu", fd="c1", type=_TYPE1)
+    h.given(g)
+    h.op("group_set_container", fd=g, container="c2")
+    h.op("container_set_iommu", fd="c2", type=_TYPE1V2)
+    d = h.given(g)
+    h.uses(d)
+    h.close(d)
+    h.op("group_unset_container", fd=g)
+    h.op("group_set_container", fd=g, container="c1")
+    h.op("container_set_iommu", fd="c1", type=_TYPE1V2)
+    h.close("c1", "c2", g)
+    h.free()
+    yield h
+
+
+def a_container_cannot_be_taken_from_open_devices(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-087, ACC-088, ACC-095."""
+    if not subject.has("legacy"):
+        return
+    h = History(subject)
+    g = h.group()
+    c = h.container(g)
+    d = h.given(g)
+    h.op("group_unset_container", fd=g)
+    h.op("group_status", fd=g)
+    h.uses(d)
+    h.op("dup", fd=d, out="copy")
+    h.close(d)
+    h.op("group_unset_container", fd=g)
+    h.uses("copy")
+    h.close("copy")
+    h.op("group_unset_container", fd=g)
+    h.close(g, c)
+    h.free()
+    yield h
+
+
+def a_group_gives_its_own_devices_by_name(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-007, ACC-094, ACC-095, ACC-101."""
+    if not subject.has("legacy"):
+        return
+    h = History(subject)
+    g = h.group()
+    c = h.container(g)
+    for name in _WRONG_NAMES:
+        h.op("group_get_device_fd", fd=g, name=name, out="none")
+    for dev in h.groups:
+        d = h.given(g, dev=dev)
+        h.uses(d)
+        h.close(d)
+    for nr in (0x3B63, 0x3BFF, vfio.VFIO_DEVICE_GET_INFO, vfio.VFIO_GET_API_VERSION):
+        i = h.op("ioctl", fd=g, nr=nr, buf="00" * 64)
+        h.claim("ACC-101", i, "errno", "!=", 0, "a request that is none of a group's is refused")
+    h.close(g, c)
+    h.free()
+    yield h
+
+
+def a_container_gives_little_by_itself(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-089, ACC-099, ACC-100, ACC-102, ACC-103."""
+    if not subject.has("legacy"):
+        return
+    h = History(subject)
+    h.op("open_container", out="c")
+    version = h.op("api_version", fd="c")
+    h.claim("ACC-099", version, "ret", "==", 0, "API version 0")
+
+    def extension(number: int, compare: str, words: str) -> None:
+        i = h.op("check_extension", fd="c", ext=number)
+        h.claim("ACC-100", i, "ret", compare, 0, f"CHECK_EXTENSION({number}) {words}")
+
+    def locked(clause: str) -> None:
+        for name, size in (
+            ("VFIO_IOMMU_GET_INFO", 16),
+            ("VFIO_IOMMU_MAP_DMA", 32),
+            ("VFIO_IOMMU_UNMAP_DMA", 24),
+        ):
+            i = h.op(
+                "ioctl", fd="c", nr=getattr(vfio, name), buf=size.to_bytes(4, "little").hex() + "00" * 60
+            )
+            h.claim(clause, i, "errno", "!=", 0, f"{name} is refused")
+
+    extension(_TYPE1, ">", "is supported")
+    extension(_NO_SUCH_TYPE, "==", "is not supported")
+    locked("ACC-102")
+    g = h.group()
+    h.op("group_set_container", fd=g, container="c")
+    locked("ACC-102")
+    extension(_TYPE1V2, ">", "is supported")
+    h.op("container_set_iommu", fd="c", type=_TYPE1V2)
+    extension(_TYPE1V2, ">", "is supported")
+    extension(_NO_SUCH_TYPE, "==", "is not supported")
+    info = h.op("ioctl", fd="c", nr=vfio.VFIO_IOMMU_GET_INFO, buf="10000000" + "00" * 60)
+    h.claim("ACC-091", info, "errno", "==", 0, "VFIO_IOMMU_GET_INFO works after SET_IOMMU")
+    h.op("group_unset_container", fd=g)
+    locked("ACC-103")
+    h.op("container_set_iommu", fd="c", type=_TYPE1)
+    h.close("c", g)
+    h.free()
+    yield h
+
+
+def an_iommufd_can_be_a_groups_container(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-074, ACC-075, ACC-093, ACC-104.
+
+    What is open is closed before a second user could come: in Linux 7.2 that one, with a container, made
+    vfio_group_unuse_container() put a reference that nobody had taken.
+    """
+    if not subject.has("group"):
+        return
+    h = History(subject)
+    g, i = h.group(), h.iommufd()
+    h.op("group_set_container", fd=g, container=i)
+    h.op("group_status", fd=g)
+    d = h.given(g)
+    h.uses(d)
+    h.try_group()
+    h.try_cdev()
+    h.close(g)
+    h.try_cdev()
+    h.uses(d)
+    h.try_group()
+    h.close(d, i)
+    h.free()
+    yield h
+    h = History(subject)
+    g, i = h.group(), h.iommufd()
+    h.op("group_set_container", fd=g, container=i)
+    d = h.given(g)
+    h.op("group_unset_container", fd=g)
+    h.close(d, g, i)
+    h.free()
+    yield h
+
+
+EXPERIMENTS = (
+    group_and_cdev_exclude_each_other, a_device_in_legacy_use_is_nobody_elses,
+    legacy_descriptors_close_in_any_order, a_group_has_one_container,
+    a_container_cannot_be_taken_from_open_devices, a_group_gives_its_own_devices_by_name,
+    a_container_gives_little_by_itself, an_iommufd_can_be_a_groups_container,
+)  # fmt: skip
