@@ -39,6 +39,20 @@ _TYPES = {
 _EMBEDDED: tuple[dict[str, Any], ...] = (
     {"id": "mtty0", "mdev": {"parent": "mtty", "type": "mtty-1"}, "profile": "mtty"},
     {"id": "mtty1", "mdev": {"parent": "mtty", "type": "mtty-2"}, "profile": "mtty"},
+    *(
+        {
+            "id": name,
+            "mdev": {"parent": "vfiocert_ref", "type": f"vfiocert_ref-{kind}"},
+            "profile": "vfiocert_ref",
+        }
+        for name, kind in (
+            ("ref", "full"),
+            ("ref-minimal", "minimal"),
+            ("ref-p2p", "p2p"),
+            ("ref-precopy", "precopy"),
+            ("ref-simple", "simple"),
+        )
+    ),
     {"id": "edu-pair", "pci": "0000:01:01.0", "profile": "vfio_pci", "companions": ("0000:01:02.0",)},
     {"id": "edu-ref", "pci": "0000:00:05.0", "profile": "edu_vfio_pci"},
     {"id": "edu0", "pci": "0000:00:04.0", "profile": "vfio_pci"},

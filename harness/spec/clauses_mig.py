@@ -367,6 +367,7 @@ CLAUSES: tuple[Clause, ...] = (
         "MUST",
         "a damaged stream that was accepted leaves a device that still saves and resets",
         f"{_FSM}, RESUMING -> STOP",
+        "damage_accepted",
         "reset",
     ),
     _c(
