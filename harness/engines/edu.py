@@ -2,9 +2,9 @@
 """The engine of QEMU's edu device (QEMU: docs/specs/edu), plain or mediated by a variant driver.
 
 It copies between its own buffer of 4 KiB and memory, at IOVAs below 2^28 (higher ones it silently clamps),
-in some 100 ms.  What it writes is what its buffer holds: the seed is not used.  The buffer's last byte is never
-part of a copy: QEMU up to 8 takes that for out of bounds and exits, with the host that runs in it (hw_error()
-in hw/misc/edu.c, seen with 7.2.22).
+in some 100 ms.  What it writes is what its buffer holds: the seed is not used.  No copy has the buffer's last
+byte in it: QEMU up to 8 takes that for out of bounds and exits, with the host that runs in it (hw_error() in
+hw/misc/edu.c, seen with 7.2.22).
 """
 
 from __future__ import annotations
