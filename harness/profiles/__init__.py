@@ -110,18 +110,20 @@ class ErrorHook:
 
     `how`: `truncate` (stop the resume stream `amount` bytes early), `corrupt` (xor the byte at offset
     `amount` with 0xff), `debugfs` (write `value` to the file `path` below the device's debugfs directory),
-    `failslab` (kernel fault injection on the next allocation).  `enters_error` says whether the device ends
-    in ERROR: None is "depends on the device or its firmware", and then either outcome that the text allows is
-    accepted.
+    `failslab` (kernel fault injection on the next allocation), `registers` (the device is told so by
+    `writes`, made in RUNNING; it fails the next `arc` and no other, once).  `enters_error` says whether the
+    device ends in ERROR: None is "depends on the device or its firmware", and then either outcome that the
+    text allows is accepted.
     """
 
     name: str
-    how: Literal["truncate", "corrupt", "debugfs", "failslab"]
+    how: Literal["truncate", "corrupt", "debugfs", "failslab", "registers"]
     arc: tuple[str, str]
     enters_error: bool | None = None
     amount: int = 0
     path: str = ""
     value: str = ""
+    writes: tuple[RegionWrite, ...] = ()
 
 
 @dataclass(frozen=True)
