@@ -15,7 +15,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from harness.errors import EXIT_CONFORMING, EXIT_NO_VERDICT, EXIT_NON_CONFORMING, LabError, UsageError
+from harness.errors import (
+    EXIT_CONFORMING,
+    EXIT_NO_VERDICT,
+    EXIT_NON_CONFORMING,
+    HarnessError,
+    LabError,
+    UsageError,
+)
 from harness.inventory import embedded_devices
 from harness.lab.kernel import KernelBuild, obtain_kernel
 from harness.progress import Progress, open_progress
@@ -38,7 +45,8 @@ _DEBUG_LIMIT = 6.0
 
 def prove(
     defect: Annotated[
-        list[str] | None, typer.Option(help="only defects (or clauses) matching; may be repeated")
+        list[str] | None,
+        typer.Option(help="only defects NAME, MODULE:NAME or of a clause; a pattern; may be repeated"),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="try each defect with so many seeds")] = 1,
     golden: Annotated[
@@ -63,7 +71,7 @@ def prove(
     \b
     Examples:
       vfiocert prove
-      vfiocert prove --defect 'log_*' --seeds 10
+      vfiocert prove --defect 'core:*' --seeds 10
       vfiocert prove --golden 100 --defect MIG-058
       vfiocert prove --out runs/proof --resume
 
@@ -96,6 +104,8 @@ def prove(
     print(f"reports in {folder}: proof.html, proof.md, proof.json")
     if interrupted:
         raise typer.Exit(128 + interrupted)
+    if matrix.bugs:
+        raise HarnessError(f"{len(matrix.bugs)} trials ended in a bug of the suite, first: {matrix.bugs[0]}")
     raise typer.Exit(_status(matrix))
 
 

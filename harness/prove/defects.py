@@ -144,18 +144,22 @@ def check_defects(found: Iterable[Defect]) -> None:
 
 
 def select_defects(defects: Sequence[Defect], globs: Iterable[str]) -> tuple[Defect, ...]:
-    """Those whose name (or clause) matches one of the patterns, all without a pattern.
+    """Those whose `NAME`, `MODULE:NAME` or clause matches one of the patterns, all without a pattern.
 
     UsageError names what comes close where a pattern matches none.
     """
     wanted = list(globs)
     chosen: dict[str, Defect] = {}
     for glob in wanted:
-        matched = {d.name: d for d in defects if fnmatchcase(d.name, glob) or fnmatchcase(d.clause, glob)}
+        matched = {d.name: d for d in defects if any(fnmatchcase(n, glob) for n in _names(d))}
         if not matched:
             raise UsageError(_unknown(glob, {d.name: d for d in defects}))
         chosen.update(matched)
     return tuple(d for d in defects if d.name in chosen) if wanted else tuple(defects)
+
+
+def _names(defect: Defect) -> tuple[str, ...]:
+    return defect.name, f"{defect.module}:{defect.name}", defect.clause
 
 
 def _unknown(glob: str, defects: Mapping[str, Defect]) -> str:

@@ -71,6 +71,8 @@ class Matrix:
     baseline: dict[str, list[str]]
     """What devices that are not golden violate without any defect."""
     elapsed_s: float = 0.0
+    bugs: list[str] = field(default_factory=list)
+    """Faults of the suite itself: there is no proof with any."""
 
     def counts(self) -> dict[str, int]:
         """Rows by verdict."""
@@ -157,7 +159,8 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
         )
         for d in defects
     ]
-    return Matrix(rows, alarms, runs, faults, {k: sorted(v) for k, v in baseline.items()}, elapsed_s)
+    bugs = [f"{r.job}: {bug}" for r in found for bug in r.bugs]
+    return Matrix(rows, alarms, runs, faults, {k: sorted(v) for k, v in baseline.items()}, elapsed_s, bugs)
 
 
 def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) -> Row:
@@ -166,8 +169,8 @@ def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) ->
         caught = result.caught_by(baseline)
         mine = next((s for s in caught if s.clause == defect.clause), None)
         row.notes += [f"seed {result.seed}: {text}" for text in _remarks(result)]
-        if result.lab_fault and not caught:
-            continue
+        if not mine and (result.lab_fault or result.bugs):
+            continue  # nothing can be said of it
         (row.caught_seeds if mine else row.missed_seeds).append(result.seed)
         if mine and row.seconds is None:
             row.seconds, row.programs = mine.seconds, mine.programs
@@ -189,7 +192,7 @@ def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) ->
 def _remarks(result: Result) -> list[str]:
     remarks = [*result.faults[:1], *result.bugs[:1]]
     if result.why in ("limit", "killed"):
-        remarks.append(f"ended after {result.tests or '?'} of {result.planned or '?'} tests: time limit")
+        remarks.append(f"ended at its limit, after {result.seconds:.0f} s")
     return remarks
 
 

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.certification import chapters
+from harness.client import bundle
 from harness.errors import LabError
 from harness.lab.embedded import EmbeddedLab, new_name
+from harness.profiles import load_profile, profile_names
 from harness.progress import NoProgress, Progress
 from harness.prove.result import Result, read_events
 from harness.prove.trial import Job, run_trial
@@ -165,7 +167,10 @@ def _in_child(job: Job, lab_name: str, folder: Path) -> None:
 
 
 def _import_everything() -> None:
-    """The suites' modules, so that no child has to."""
+    """What a trial imports or reads, so that no child has to, and all try the same."""
+    bundle()
+    for profile in profile_names():
+        load_profile(profile)
     for chapter in chapters():
         package = f"suites.{Path(chapter).name}"
         for module in pkgutil.iter_modules([chapter]):
