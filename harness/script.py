@@ -12,16 +12,22 @@ __all__ = ["FEATURE_GET", "FEATURE_PROBE", "FEATURE_SET", "Script"]
 
 FEATURE_GET, FEATURE_SET, FEATURE_PROBE = 1 << 16, 1 << 17, 1 << 18
 Ref = Mapping[str, Any]
+_HANG_MS = 12_000
+"""Deadline of a program that may hang: far more than any of them takes."""
 
 
 class Script:
     """A single-threaded program under construction.
 
     Programs use the session's kept slots: `d` is the device fd.  Each starts with the device in RUNNING.
-    `faults` says that SETs may fail because the program injects faults.
+    `faults` says that SETs may fail because the program injects faults; `hangs` names the clause that a
+    program breaks which does not come back.
     """
 
-    def __init__(self, *, reset: bool = True, fresh: bool = True, faults: bool = False) -> None:
+    def __init__(
+        self, *, reset: bool = True, fresh: bool = True, faults: bool = False, hangs: str = ""
+    ) -> None:
+        self.hangs = hangs
         self._ops: list[tuple[str, dict[str, Any]]] = []
         self._claims: list[dict[str, Any]] = []
         self._threads: list[dict[str, Any]] = []
@@ -118,4 +124,5 @@ class Script:
             "threads": [{"name": "main", "ops": [list(o) for o in self._ops]}, *self._threads],
             "claims": self._claims,
             "faults": self._faults,
+            **({"hangs": self.hangs, "deadline_ms": _HANG_MS} if self.hangs else {}),
         }
