@@ -209,18 +209,19 @@ class Provisioner:
         path = self.sysfs.path({"pci": bdf})
         if path is None:
             return "already"  # a VF that is gone, or a device that was pulled
-        changed = False
-        if self.sysfs.override(path) != step["override"]:
-            _write(os.path.join(path, "driver_override"), (step["override"] or "") + "\n")
-            changed = True
+        file = os.path.join(path, "driver_override")
         current = self.sysfs.driver(path)
-        if current == step["driver"]:
-            return "undone" if changed else "already"
-        if current is not None:
+        changed = current != step["driver"]
+        if changed and current is not None:
             _write(os.path.join(path, "driver/unbind"), bdf)
-        if step["driver"] is not None:
+        if changed and step["driver"] is not None:
+            # Ids for override only bind under an override, even where it was cleared after the binding.
+            _write(file, step["driver"] + "\n")
             _write(self.sysfs.at("sys/bus/pci/drivers", step["driver"], "bind"), bdf)
-        return "undone"
+        if self.sysfs.override(path) != step["override"]:
+            _write(file, (step["override"] or "") + "\n")
+            changed = True
+        return "undone" if changed else "already"
 
     # -- modules
     def _load(self, module: str, steps: list[str]) -> None:
