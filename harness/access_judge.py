@@ -23,11 +23,13 @@ __all__ = ["judge_ownership"]
 Record = Mapping[str, Any]
 Step = tuple[str, str, Mapping[str, Any]]
 """process, operation, arguments"""
-_SCARCE = frozenset({errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE, errnos.EINTR, errnos.ETIMEDOUT})
+_SCARCE = frozenset({errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE, errnos.EINTR})
 """Errors of a host short of something: no answer to the question."""
 _MAX_STATES = 20_000
 _CONTAINER_SET, _VIABLE = 2, 1
 _CLAIMS = frozenset({"bind", "open_group"})
+_WAITS = frozenset({"barrier", "wait"})
+_IDLE = frozenset({"barrier", "sleep"})
 
 
 def judge_ownership(program: Mapping[str, Any], trace: Sequence[Record], out: Judgement) -> None:
@@ -46,7 +48,8 @@ def judge_ownership(program: Mapping[str, Any], trace: Sequence[Record], out: Ju
 
 
 def _unusable(record: Record) -> bool:
-    return record["errno"] in _SCARCE
+    waits = record["op"] in _WAITS and record["errno"] == errnos.ETIMEDOUT
+    return waits or record["errno"] in _SCARCE
 
 
 def _of(op: Sequence[Any], proc: str) -> Step:
@@ -131,6 +134,8 @@ def _judge_race(world: Rules, program: Mapping[str, Any], trace: Sequence[Record
     lanes: dict[str, list[_Timed]] = {name: [] for name in threads}
     for record in sorted(trace, key=lambda r: int(r["i"])):
         thread = threads[record["t"]]
+        if record["op"] in _IDLE:
+            continue
         step = _of(thread["ops"][int(record["i"])], thread.get("actor") or "main")
         lanes[record["t"]].append(_Timed(step, record, int(record["i"]), record["t"]))
     explained = _explained(world, [lane for lane in lanes.values() if lane])

@@ -197,9 +197,6 @@ class World:
             return clause
         return next(_HOW[how] for how in _HOW if how in hows)
 
-    def _many(self, number: int) -> bool:
-        return list(self.groups.values()).count(number) > 1
-
     # -- what happened
     def apply(self, proc: str, name: str, args: Mapping[str, Any], record: Record) -> None:
         """Follow an operation that succeeded, or note whom a refused one was aimed at."""

@@ -73,9 +73,8 @@ class Rules(World):
         number, target = self._group_of(file), self.file(proc, args["iommufd"])
         holder = self.open_group(number)
         if holder is not None:
-            return refused(
-                "the group is open", self._held(holder, "ACC-053" if self._many(number) else "ACC-052")
-            )
+            clause = "ACC-052" if file.dev == holder.group_device else "ACC-053"
+            return refused("the group is open", self._held(holder, clause))
         others = self.bound(number)
         for other in others:
             if other.dev == file.dev:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Actor", "ActorGone"]
 
 _EXEC = ["exec", {}]
-_IDLE = ["sleep", "60"]  # longer than any program, and bounded: nobody is left behind by an agent that died
+# Longer than any program, and bounded: an agent that died leaves nobody behind for good.
+_IDLE = ["sh", "-c", "exec sleep 60 >/dev/null"]
 
 
 class ActorGone(Exception):
@@ -71,7 +72,7 @@ class Actor:
     def exec_idle(self, deadline_ns: int) -> None:
         """Have the process exec a program that only waits, with what it inherits; OSError where it cannot.
 
-        Its end of the channel closes on exec: that end is the answer.
+        That program closes its end of the channel: that is the answer.
         """
         fd = self._sock.fileno()
         if fd < 0 or self.status is not None:
@@ -159,9 +160,11 @@ def _become_actor(channel: int, slots: Slots, devices: dict[str, Any]) -> None:
         ctx.deadline_ns = deadline_ns
         try:
             if op == _EXEC:
+                # Nothing of the agent's wire may stay open. The channel becomes the standard output until the
+                # program runs: only then has the kernel closed all that is close-on-exec.
                 null = os.open(os.devnull, os.O_RDWR)
-                for std in range(3):  # the agent's wire must not be held open by a program that idles
-                    os.dup2(null, std)
+                for std, source in ((0, null), (1, channel), (2, null)):
+                    os.dup2(source, std)
                 os.execvp(_IDLE[0], _IDLE)
             record = executor.perform(ctx, op)
         except Failure as e:
