@@ -32,6 +32,8 @@ class Judgement:
     cells: Counter[tuple[int, int, str]] = field(default_factory=Counter)
     """(state before, state asked for, "reached" | "refused" | "failed") -> how often."""
     arcs: int = 0
+    figures: Counter[str] = field(default_factory=Counter)
+    """Counts that are no checks, such as pages written and reported; for the report."""
 
     def check(self, clause: str, ok: bool, index: int, expected: str, observed: str, step: int = -1) -> bool:
         """Count one check of the clause, and keep the violation if it failed; returns `ok`."""
@@ -52,7 +54,8 @@ class Judgement:
         self.violations.extend(other.violations)
         self.cells.update(other.cells)
         self.arcs += other.arcs
+        self.figures.update(other.figures)
 
     def seen(self) -> Judgement:
         """The same without its violations: what a program that is still being shrunk has exercised."""
-        return Judgement(self.checked, [], self.cells, self.arcs)
+        return Judgement(self.checked, [], self.cells, self.arcs, self.figures)

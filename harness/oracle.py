@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.access_judge import judge_ownership
 from harness.concurrent import judge_concurrent
+from harness.dirty_judge import judge_dirty
 from harness.hwpt_dirty_judge import judge_hwpt_dirty
 from harness.judgement import Judgement, Violation
 from harness.spec.clause import Clause
@@ -126,9 +127,9 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
     records |= {(None, i): r for (t, i), r in list(records.items()) if t == main["name"]}
     if program.get("judge") == "ownership":
         judge_ownership(program, trace, out)
-    elif len(threads) > 1:
+    elif len(threads) > 1 and program.get("judge") != "log":
         judge_concurrent(migration_flags(capabilities), capabilities, program, trace, out)
-    else:
+    elif len(threads) == 1:
         tracker = Tracker(migration_flags(capabilities), capabilities, out, program)
         for index, (name, args) in enumerate(main["ops"]):
             if (None, index) not in records:
@@ -136,5 +137,6 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
             tracker.step(index, name, args, records[None, index])
     if any(name == "iommu" for name, _ in main["ops"]):
         judge_hwpt_dirty(main["ops"], {i: r for (t, i), r in records.items() if t is None}, out)
+    judge_dirty(program, trace, out)
     _judge_claims(program, records, out)
     return out

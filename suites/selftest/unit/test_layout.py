@@ -38,6 +38,7 @@ RANKS = {
     "harness/engines": 3,
     "harness/dirty_judge.py": 3,
     "harness/dirty_pages.py": 1,
+    "harness/dirty_range.py": 2,
     "harness/model_dma.py": 4,
     "harness/rules.py": 2,
     "harness/walk_judge.py": 3,

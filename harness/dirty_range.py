@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of the pages of a range that is logged, and how a report lies over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.dirty_pages import PAGE, expand, fold, pages_of, span
+
+__all__ = ["LoggedRange", "View", "join"]
+
+
+@dataclass
+class LoggedRange:
+    """What is known of the pages of one range of a START; page 0 is the one at `base`."""
+
+    base: int
+    pages: int
+    written: int = 0
+    fresh: list[tuple[int, int]] = field(default_factory=list)
+    """Writes that have ended: (when, pages); they join `written` with the next report that began later."""
+    touched: int = 0
+    """Every page that may have been written since START, in whole pages of the log."""
+    clean: int = 0
+    unsure: int = 0
+    """Pages of commands that did not end well, or whose end is not known: no precision is counted there."""
+    read: int = 0
+    stale: int = 0
+    """Pages that an earlier log held when it ended."""
+
+    def of(self, effect: Mapping[str, Any]) -> int:
+        """The pages of this range that the blocks of an effect touch."""
+        return pages_of(
+            self.base, self.pages, int(effect["iova"]), int(effect["length"]), int(effect.get("count", 1)),
+            int(effect.get("stride", 0)),
+        )  # fmt: skip
+
+
+class View:
+    """A report as it lies over one range: page p of the range is page p + `shift` of the report."""
+
+    def __init__(self, known: LoggedRange, iova: int, length: int, size: int) -> None:
+        self.factor = size // PAGE
+        self.shift = (known.base - iova) // PAGE
+        self.known = known
+        # Pages that nothing ever touched need no set: this keeps a range of 2^63 bytes small.
+        self.limit = max(
+            (known.touched | known.stale | known.read).bit_length(),
+            *(p.bit_length() for _, p in known.fresh),
+            0,
+        )
+        self.start = max(0, -self.shift)
+        self.end = max(self.start, min(known.pages, -(-length // PAGE) - self.shift, self.limit))
+
+    def window(self) -> int:
+        """The pages of the range that the report covers."""
+        return span(self.start, self.end)
+
+    def whole(self, grain: int) -> int:
+        """The same without pages of the log that it covers in part."""
+        off = self.known.base // PAGE % grain
+        start = -(-(self.start + off) // grain) * grain - off if self.start else 0
+        end = self.end
+        if end < min(self.known.pages, self.limit):
+            end = (end + off) // grain * grain - off
+        return span(start, end)
+
+    def bits(self, pages: int) -> int:
+        """The bits of the report that stand for any of these pages of the range."""
+        inside = pages & self.window()
+        return fold(inside << self.shift if self.shift >= 0 else inside >> -self.shift, self.factor)
+
+    def pages(self, bits: int) -> int:
+        """The pages of the range for which the report has one of these bits."""
+        if self.end <= self.start:
+            return 0
+        wide = expand(bits, self.factor, self.end + self.shift)
+        return (wide >> self.shift if self.shift >= 0 else wide << -self.shift) & self.window()
+
+
+def join(sets: Iterable[int]) -> int:
+    result = 0
+    for pages in sets:
+        result |= pages
+    return result

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device DMA logging as an interface: what is refused, what is accepted; no traffic is needed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from errno import EFAULT
+
+from harness.dirty_pages import PAGE
+from harness.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
+from harness.spec.fsm import SAVING_GROUP, S, State
+from suites.dirty.logged_script import LoggedScript
+from suites.mig.subject import Subject
+
+__all__ = ["EXPERIMENTS", "OWN_SESSION", "Experiment"]
+
+Experiment = Callable[[Subject], Iterator[Script]]
+_START, _STOP, _REPORT = 6, 7, 8
+_MOST_RANGES = PAGE // 16
+_NOBODYS_ADDRESS = 0x1000
+_GIB = 1 << 30
+
+
+def _report_refused(s: LoggedScript, clause: str) -> int:
+    index = s.report()
+    s.claim(clause, index, "errno", "!=", 0, "REPORT is refused: no log is kept")
+    return index
+
+
+def the_three_features_come_together(subject: Subject) -> Iterator[Script]:
+    """A device that can log can be started, stopped and asked.
+
+    Clauses: DIRTY-001.
+    """
+    s = Script(fresh=False)
+    has = [
+        s.op("feature", fd="d", flags=FEATURE_PROBE | way | feature)
+        for feature, way in ((_START, FEATURE_SET), (_STOP, FEATURE_SET), (_REPORT, FEATURE_GET))
+    ]
+    for one in has:
+        for other in has:
+            if one != other:
+                s.claim("DIRTY-001", other, "errno", "==", 0, "declared too", when=[(one, "errno", "==", 0)])
+    yield s
+
+
+def methods_that_a_feature_lacks_are_refused(subject: Subject) -> Iterator[Script]:
+    """START and STOP cannot be got, REPORT cannot be set, by PROBE and in earnest.
+
+    Clauses: DIRTY-002, DIRTY-005.
+    """
+    s = LoggedScript(subject)
+    for feature, way in ((_START, FEATURE_GET), (_STOP, FEATURE_GET), (_REPORT, FEATURE_SET)):
+        index = s.op("feature", fd="d", flags=FEATURE_PROBE | way | feature)
+        s.claim("DIRTY-002", index, "errno", "!=", 0, "PROBE is refused")
+        index = s.op("feature", fd="d", flags=way | feature, payload="00" * 32)
+        s.claim("DIRTY-005", index, "errno", "!=", 0, "the request is refused")
+    yield s.finish()
+
+
+def probe_changes_nothing_of_the_log(subject: Subject) -> Iterator[Script]:
+    """PROBE of START starts none, of STOP ends none, of REPORT takes nothing out.
+
+    Clauses: DIRTY-003.
+    """
+    s = LoggedScript(subject, "DIRTY-003")
+    s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_SET | _START)
+    _report_refused(s, "DIRTY-003")
+    started = s.start()
+    if s.traffic is not None:
+        s.write_pages([3])
+    s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_SET | _STOP)
+    s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_GET | _REPORT)
+    index = s.report()
+    s.claim("DIRTY-003", index, "errno", "==", 0, "the log is still kept", when=[(started, "errno", "==", 0)])
+    yield s.finish()
+
+
+def the_size_of_the_argument_is_respected(subject: Subject) -> Iterator[Script]:
+    """Too small is refused, larger than needed is accepted.
+
+    Clauses: DIRTY-004, DIRTY-006.
+    """
+    s = LoggedScript(subject)
+    s.op("mmap", out="ranges", n=PAGE)
+    s.op("mem_write", mem="ranges", hex=struct.pack("=QQ", s.base, s.bytes).hex())
+    s.op("mmap", out="bitmap", n=PAGE)
+    control = struct.pack("=QIIQ", PAGE, 1, 0, 0).hex()
+    for size in (0, 8, 23):
+        index = s.op(
+            "feature", fd="d", flags=FEATURE_SET | _START, payload=control, argsz=8 + size,
+            ptrs=[[16, "ranges", 0]],
+        )  # fmt: skip
+        s.claim("DIRTY-004", index, "errno", "!=", 0, "START is refused: argsz does not hold the data")
+    larger = s.op(
+        "feature", fd="d", flags=FEATURE_SET | _START, payload=control, argsz=48, ptrs=[[16, "ranges", 0]]
+    )
+    s.claim("DIRTY-006", larger, "errno", "==", 0, "START succeeds")
+    ask = struct.pack("=QQQQ", s.base, s.bytes, PAGE, 0).hex()
+    for size in (0, 31):
+        index = s.op(
+            "feature", fd="d", flags=FEATURE_GET | _REPORT, payload=ask, argsz=8 + size,
+            ptrs=[[24, "bitmap", 0]],
+        )  # fmt: skip
+        s.claim("DIRTY-004", index, "errno", "!=", 0, "REPORT is refused: argsz does not hold the data")
+    index = s.op(
+        "feature", fd="d", flags=FEATURE_GET | _REPORT, payload=ask, argsz=64, ptrs=[[24, "bitmap", 0]]
+    )
+    s.claim("DIRTY-006", index, "errno", "==", 0, "REPORT succeeds", when=[(larger, "errno", "==", 0)])
+    index = s.op("feature", fd="d", flags=FEATURE_SET | _STOP, payload="00" * 16, argsz=24)
+    s.claim("DIRTY-006", index, "errno", "==", 0, "STOP succeeds", when=[(larger, "errno", "==", 0)])
+    yield s.finish()
+
+
+def a_log_is_started_asked_and_stopped_again_and_again(subject: Subject) -> Iterator[Script]:
+    """No REPORT before, none after, and as often as one likes.
+
+    Clauses: DIRTY-010, DIRTY-039, DIRTY-040, DIRTY-042, DIRTY-061.
+    """
+    s = LoggedScript(subject)
+    s.report()
+    for turn in range(5):
+        started = s.start()
+        if turn:
+            s.claim("DIRTY-042", started, "errno", "==", 0, "START after STOP succeeds")
+        s.report()
+        s.report(s.at(3), 2 * PAGE)
+        s.stop()
+        s.report()
+    yield s.finish()
+
+
+def a_page_of_the_kernel_full_of_ranges_is_accepted(subject: Subject) -> Iterator[Script]:
+    """As many ranges as a page holds; one more may be refused.
+
+    Clauses: DIRTY-011, DIRTY-021.
+    """
+    s = LoggedScript(subject)
+    for count in (2, 17, _MOST_RANGES):
+        s.start(*[(s.base + 2 * n * PAGE, PAGE) for n in range(count)])
+        s.stop()
+    s.start(*[(s.base + 2 * n * PAGE, PAGE) for n in range(_MOST_RANGES + 1)])
+    _still_usable(s)
+    yield s.finish()
+
+
+def _still_usable(s: LoggedScript) -> None:
+    """Whatever the last START did: the device can be stopped, started, asked and stopped."""
+    s.stop()
+    started = s.start()
+    s.claim("DIRTY-021", started, "errno", "==", 0, "START succeeds afterwards")
+    asked = s.report()
+    s.claim("DIRTY-021", asked, "errno", "==", 0, "REPORT succeeds afterwards")
+    ended = s.stop()
+    s.claim("DIRTY-021", ended, "errno", "==", 0, "STOP succeeds afterwards")
+
+
+def another_start_in_the_meantime_is_refused(subject: Subject) -> Iterator[Script]:
+    """With the same ranges, with others, and after a report.
+
+    Clauses: DIRTY-012, DIRTY-013.
+    """
+    s = LoggedScript(subject, "DIRTY-013")
+    s.start()
+    if s.traffic is not None:
+        s.write_pages([1, 5])
+    s.start()
+    s.start((s.base + s.bytes, PAGE))
+    s.report()
+    if s.traffic is not None:
+        s.write_pages([7])
+    s.start((s.base, 2 * PAGE))
+    s.report()
+    s.stop()
+    yield s.finish()
+
+
+def a_start_that_fails_leaves_no_log(subject: Subject) -> Iterator[Script]:
+    """After each START that is refused no log is kept, and another one succeeds.
+
+    Clauses: DIRTY-014, DIRTY-017 to DIRTY-020, DIRTY-022.
+    """
+    page, top = PAGE, 1 << 64
+    one = LoggedScript(subject).base
+    cases: list[tuple[str, list[tuple[int, int]], int, dict[str, int]]] = [
+        ("DIRTY-017", [(one, 4 * page), (one + 2 * page, 4 * page)], page, {}),
+        ("DIRTY-017", [(one, 4 * page), (one, 4 * page)], page, {}),
+        ("DIRTY-018", [(one + page // 2, page)], page, {}),
+        ("DIRTY-018", [(one, page + 512)], page, {}),
+        ("DIRTY-018", [(one + page, 16 * page)], 2 * page, {}),
+        ("DIRTY-019", [(top - page, 2 * page)], page, {}),
+        ("DIRTY-019", [(one, page), (top - 2 * page, top - page)], page, {}),
+        ("DIRTY-020", [(one, page)], page, {"num_ranges": 0}),
+    ]
+    for clause, ranges, size, more in cases:
+        s = LoggedScript(subject)
+        index = s.start(*ranges, page_size=size, **more)
+        s.claim(clause, index, "errno", "!=", 0, "START is refused")
+        refused = [(index, "errno", "!=", 0)]
+        asked = s.report()
+        s.claim("DIRTY-014", asked, "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
+        again = s.start()
+        s.claim("DIRTY-014", again, "errno", "==", 0, "another START succeeds", when=refused)
+        yield s.finish()
+    s = LoggedScript(subject)
+    control = struct.pack("=QIIQ", PAGE, 1, 0, _NOBODYS_ADDRESS).hex()
+    index = s.op("feature", fd="d", flags=FEATURE_SET | _START, payload=control)
+    s.claim("DIRTY-022", index, "errno", "==", EFAULT, "START is refused with EFAULT")
+    _report_refused(s, "DIRTY-014")
+    again = s.start()
+    s.claim("DIRTY-014", again, "errno", "==", 0, "another START succeeds")
+    yield s.finish()
+
+
+def hints_of_any_size_are_taken(subject: Subject) -> Iterator[Script]:
+    """The device need not do the page size it is told, but it must start.
+
+    Clauses: DIRTY-015, DIRTY-016.
+    """
+    for size in (4096, 8192, 65536, 1 << 21, _GIB):
+        s = LoggedScript(subject, base=_GIB if subject.capabilities.get("engine") != "edu" else 1 << 24)
+        base = -(-s.base // size) * size
+        index = s.start((base, max(size, 1 << 21)), page_size=size)
+        s.claim("DIRTY-015", index, "errno", "==", 0, "START succeeds")
+        yield s.finish()
+
+
+def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
+    """Empty ranges, odd page sizes, reserved bits, everything at once.
+
+    Clauses: DIRTY-021.
+    """
+    for ranges, size, more in (
+        ([(0, 0)], PAGE, {}),
+        ([(PAGE, 0), (PAGE, 0)], PAGE, {}),
+        ([(0, PAGE)], 0, {}),
+        ([(0, PAGE)], 3, {}),
+        ([(0, PAGE)], 1, {}),
+        ([(0, 1 << 63)], PAGE, {}),
+        ([(0, (1 << 64) - PAGE)], PAGE, {}),
+        ([(1 << 63, (1 << 63) - PAGE)], PAGE, {}),
+        ([(0, 1 << 63)], 1 << 63, {}),
+        ([(0, PAGE)], PAGE, {"reserved": 0xFFFFFFFF}),
+        ([(0, PAGE)], PAGE, {"num_ranges": 0xFFFFFFFF}),
+    ):
+        s = LoggedScript(subject)
+        s.start(*ranges, page_size=size, **more)
+        s.report(ranges[0][0], PAGE)
+        _still_usable(s)
+        yield s.finish()
+
+
+def reports_nobody_foresaw_are_refused_or_harmless(subject: Subject) -> Iterator[Script]:
+    """Odd page sizes, ranges past 2^64, nothing at all.
+
+    Clauses: DIRTY-050, DIRTY-051, DIRTY-021.
+    """
+    s = LoggedScript(subject)
+    s.start()
+    for size in (0, 3, 4095, 4097, 12288):
+        index = s.op(
+            "dma_logging_report", fd="d", iova=s.base, length=s.bytes, page_size=size, bitmap_bytes=512
+        )
+        s.claim("DIRTY-050", index, "errno", "!=", 0, f"REPORT in pages of {size} bytes is refused")
+    for iova, length in (((1 << 64) - PAGE, 2 * PAGE), (s.base, (1 << 64) - PAGE)):
+        index = s.op(
+            "dma_logging_report", fd="d", iova=iova, length=length, page_size=1 << 62, bitmap_bytes=512
+        )
+        s.claim("DIRTY-051", index, "errno", "!=", 0, "REPORT past 2^64 is refused")
+    s.op("dma_logging_report", fd="d", iova=s.base, length=0, page_size=PAGE, bitmap_bytes=512)
+    _still_usable(s)
+    yield s.finish()
+
+
+def stop_and_report_without_a_log_do_no_harm(subject: Subject) -> Iterator[Script]:
+    """Whatever STOP says when there is nothing to stop.
+
+    Clauses: DIRTY-039, DIRTY-059.
+    """
+    s = LoggedScript(subject)
+    for _ in range(3):
+        s.stop()
+        s.report()
+    started = s.start()
+    s.claim("DIRTY-059", started, "errno", "==", 0, "START succeeds")
+    for _ in range(2):
+        s.stop()
+    started = s.start()
+    s.claim("DIRTY-059", started, "errno", "==", 0, "START succeeds")
+    yield s.finish()
+
+
+def the_callers_bits_stay(subject: Subject) -> Iterator[Script]:
+    """A bitmap with bits in it keeps them; nothing beside it is touched.
+
+    Clauses: DIRTY-033, DIRTY-035.
+    """
+    s = LoggedScript(subject)
+    s.start()
+    for preset in ("ff" * 8, "55" * 8, "01" + "00" * 6 + "80"):
+        s.report(preset=preset)
+        if s.traffic is not None:
+            s.write_pages([subject.rng.randrange(64)])
+            s.report(preset=preset)
+    yield s.finish()
+
+
+def _reach(s: LoggedScript, state: State) -> None:
+    """Append SETs from RUNNING to a state; through RESUMING's own arc where it is asked for."""
+    if state != S.RUNNING:
+        out = s.slot()
+        s.op("set_state", fd="d", state=int(state), out=out)
+        s.op("get_state", fd="d")
+
+
+def the_log_works_in_every_state(subject: Subject) -> Iterator[Script]:
+    """START, REPORT and STOP wherever the migration state is, as nothing connects the two.
+
+    Clauses: DIRTY-048, DIRTY-049.
+    """
+    if not subject.has("migration"):
+        return
+    for state in subject.states:
+        if not subject.has("reset") and state in (*SAVING_GROUP, S.RESUMING):
+            continue
+        s = LoggedScript(subject)
+        _reach(s, state)
+        started = s.start()
+        s.claim("DIRTY-049", started, "errno", "==", 0, f"START succeeds in {state.name}")
+        begun = [(started, "errno", "==", 0)]
+        asked = s.report()
+        s.claim("DIRTY-048", asked, "errno", "==", 0, f"REPORT succeeds in {state.name}", when=begun)
+        ended = s.stop()
+        s.claim("DIRTY-049", ended, "errno", "==", 0, f"STOP succeeds in {state.name}", when=begun)
+        yield s.finish()
+
+
+def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
+    """The device is closed with a log, and opened again.
+
+    Clauses: DIRTY-047.
+    """
+    s = Script(fresh=False)
+    for turn in range(2):
+        s.op("open_iommufd", out="i")
+        s.op("ioas_alloc", fd="i", out="ioas")
+        s.op("open_cdev", dev="dev0", out="d")
+        s.op("bind", fd="d", iommufd="i")
+        s.op("attach", fd="d", pt="ioas")
+        if turn:
+            s.op("dma_logging_report", fd="d", iova=0, length=16 * PAGE, page_size=PAGE, bitmap_bytes=8)
+        else:
+            s.op("dma_logging_stop", fd="d")
+        index = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
+        s.claim("DIRTY-047", index, "errno", "==", 0, "START on a device just opened succeeds")
+        if turn:
+            s.op("dma_logging_stop", fd="d")
+        s.op("close", fd="d")
+        s.op("close", fd="i")
+    yield s
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    the_three_features_come_together, methods_that_a_feature_lacks_are_refused,
+    probe_changes_nothing_of_the_log, the_size_of_the_argument_is_respected,
+    a_log_is_started_asked_and_stopped_again_and_again, a_page_of_the_kernel_full_of_ranges_is_accepted,
+    another_start_in_the_meantime_is_refused, a_start_that_fails_leaves_no_log, hints_of_any_size_are_taken,
+    requests_nobody_foresaw_do_no_harm, reports_nobody_foresaw_are_refused_or_harmless,
+    stop_and_report_without_a_log_do_no_harm, the_callers_bits_stay, the_log_works_in_every_state,
+)  # fmt: skip
+OWN_SESSION: tuple[Experiment, ...] = (the_next_user_finds_no_log,)
