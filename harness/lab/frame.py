@@ -29,7 +29,7 @@ from harness.progress import Progress
 __all__ = ["Frame", "obtain_frame"]
 
 _RECIPE = 1
-_BOOT_TIMEOUT_S = {"plain": 300.0, "debug": 900.0}
+_BOOT_TIMEOUT_S = {"plain": 300.0, "debug": 900.0, "gcov": 300.0}
 _SAVE_TIMEOUT_S = 120.0
 
 
