@@ -159,6 +159,10 @@ def opened_again(edu):
     return observe(edu)[0]["state"]
 
 
+def reset_in_stop(edu):
+    return observe(edu, state(STOP), op("reset", fd="d"), op("get_state", fd="d"))[-1]["state"]
+
+
 def reset_in_stop_copy(edu):
     records = observe(edu, state(STOP_COPY, "s"), op("reset", fd="d"), op("get_state", fd="d"),
                       op("read", fd="s", n=8))  # fmt: skip
@@ -214,6 +218,7 @@ GOLDEN = {
     pending_interrupts_migrate: ["30000000"],
     half_a_stream: False,
     opened_again: RUNNING,
+    reset_in_stop: RUNNING,
     reset_in_stop_copy: (RUNNING, False),
     reset_of_a_log: [-1],
     unaligned_copy: [0b11, 0],
@@ -233,7 +238,7 @@ BROKEN = {
     "irqs_not_saved": (pending_interrupts_migrate, ["00000000"]),
     "short_stream_loaded": (half_a_stream, True),
     "open_keeps_state": (opened_again, STOP),
-    "reset_keeps_state": (reset_in_stop_copy, (STOP_COPY, False)),
+    "reset_keeps_state": (reset_in_stop, STOP),
     "reset_keeps_session": (reset_in_stop_copy, (RUNNING, True)),
     "reset_empties_log": (reset_of_a_log, [0]),
     "log_misses_last_page": (unaligned_copy, [0b01, 0]),
