@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,10 @@ class _Pages:
     """Which clause says that what is in neither set is clean."""
     unknown: bool = False
     """A report failed, or nobody saw it: what it cleared cannot be said."""
+    shown: int = 0
+    """Pages of `must` that the report `asked` had, and that nothing has cleared since."""
+    asked: tuple[int, int, int] = (0, 0, 0)
+    """Its iova, length and page size."""
     kept: bool = False
     """A report with NO_CLEAR has been made since the last write."""
     others_cleared: bool = False
@@ -94,6 +98,7 @@ class HwptDirtyJudge:
         self.out = out
         self.spaces: dict[int, _Space] = {}
         self.tables: dict[int, _Table] = {}
+        self._shifted, self._asked = False, (0, 0, 0)
         self.reported = self.written_pages = 0
         """Pages reported and pages written, for the precision."""
 
@@ -167,7 +172,7 @@ class HwptDirtyJudge:
             return
         table.tracked = record["flags"] == _ON
         for pages in table.pages.values():
-            pages.must = pages.should = 0
+            pages.must = pages.should = pages.shown = 0
             pages.kept = pages.others_cleared = pages.fresh_mapping = False
             # What is still dirty after it was switched off, nobody promises.
             pages.unknown, pages.since = not table.tracked, "DIRTY-121"
@@ -201,34 +206,34 @@ class HwptDirtyJudge:
         if table is None:
             return
         sound = size >= GRANULE and not size & (size - 1) and not iova % size and not length % size and length
-        if record["errno"] or not table.tracked or not sound or "bufs" not in record:
+        if record["errno"] or not table.tracked or not sound or "buf_data" not in record:
             if record["errno"] == 0 or record["errno"] not in _REFUSED_BEFORE:
                 self._forget(table, iova, length)
             return
         count = length // size
-        before, after = bits_of(args["bufs"]["data"]), bits_of(record["bufs"]["data"])
+        self._shifted, self._asked = bool(args.get("at", {}).get("data")), (iova, length, size)
+        before, after = bits_of(args["bufs"]["data"]), bits_of(record["buf_data"])
         check = self.out.check
         check(
             "DIRTY-116",
             not before & ~after,
             index,
             "bits that were set stay set",
-            f"bit {_first(before & ~after)} was cleared",
+            "a bit was cleared",
         )
         stray = (after & ~before) >> count
         check(
             "DIRTY-117",
             record["guard"] and not stray,
             index,
-            f"nothing but the {count} bits of the range",
-            f"bit {count + _first(stray)} was set" if stray else "bytes around the bitmap were written",
+            "nothing is written but the bits of the range",
+            "bits beyond the range were set" if stray else "bytes around the bitmap were written",
         )
         self._compare(index, table, iova, length, size, after & ((1 << count) - 1), before)
         if not record["flags"] & _NO_CLEAR:
             self._cleared(table, iova, length)
         else:
-            for pages in table.pages.values():
-                pages.kept = pages.kept or bool(pages.must)
+            self._seen(table, iova, length, size, after)
 
     def _compare(
         self, index: int, table: _Table, iova: int, length: int, size: int, shown: int, preset: int
@@ -259,36 +264,47 @@ class HwptDirtyJudge:
             not new & ~seen,
             index,
             "no bit where nothing is mapped",
-            f"bit {_first(new & ~seen)} is set",
+            "a bit is set",
         )
 
     def _missing(
         self, index: int, pages: _Pages, window: int, first: int, grid: tuple[int, int], shown: int,
         behind_a_hole: bool,
     ) -> None:  # fmt: skip
-        """Every page that was written is there."""
-        clause = "DIRTY-110"
+        """Every page that was written is there; where it is not, the rule that this report is about."""
+        check, words = self.out.check, ("every page that was written is reported", "pages are missing")
+        expected = _on_grid(pages.must & window, first, grid)
+        lost = expected & ~shown
+        if expected:
+            blamed = False
+            for clause, broken in self._contexts(pages, window, first, grid, (expected, lost), behind_a_hole):
+                blamed = not check(clause, not broken, index, *words) or blamed
+            check("DIRTY-110", not lost or blamed, index, *words)
+        beside = _on_grid(pages.should & ~pages.must & window, first, grid)
+        if beside:
+            check("DIRTY-115", not beside & ~shown, index, *words)
+
+    def _contexts(
+        self, pages: _Pages, window: int, first: int, grid: tuple[int, int], bits: tuple[int, int],
+        behind_a_hole: bool,
+    ) -> Iterator[tuple[str, bool]]:  # fmt: skip
+        """Rules that this report tries on this mapping, and whether what is lost is lost by them."""
+        expected, lost = bits
+        again = pages.asked == self._asked
+        everything = lost == expected
+        known = again and bool(lost & _on_grid(pages.shown & window, first, grid))
         if behind_a_hole:
-            clause = "DIRTY-126"
-        elif pages.kept:
-            clause = "DIRTY-113"
-        elif pages.others_cleared:
-            clause = "DIRTY-114"
-        elif grid[1] > _PAGE:
-            clause = "DIRTY-119"
+            yield "DIRTY-126", everything
+        elif self._shifted and again:
+            yield "DIRTY-118", known
+        elif pages.kept and again:
+            yield "DIRTY-113", known
+        elif pages.others_cleared and again:
+            yield "DIRTY-114", known
         elif pages.fresh_mapping:
-            clause = "DIRTY-122"
-        for wanted, name in ((pages.must, clause), (pages.should & ~pages.must, "DIRTY-115")):
-            expected = _on_grid(wanted & window, first, grid)
-            if expected:
-                lost = expected & ~shown
-                self.out.check(
-                    name,
-                    not lost,
-                    index,
-                    f"{expected.bit_count()} dirty pages are reported",
-                    f"{lost.bit_count()} of them are missing",
-                )
+            yield "DIRTY-122", everything and expected.bit_count() > 2
+        if grid[1] > _PAGE:
+            yield "DIRTY-119", known or everything
 
     def _needless(
         self, index: int, space: _Space, pages: _Pages, place: tuple[int, int], grid: tuple[int, int],
@@ -302,7 +318,7 @@ class HwptDirtyJudge:
                 not mine,
                 index,
                 "nothing is dirty in a mapping nobody wrote to since",
-                f"{mine.bit_count()} pages are reported",
+                "pages are reported",
             )
         elif space.small:
             extra = mine & ~_on_grid(_widened(pages.should), first, grid)
@@ -311,10 +327,21 @@ class HwptDirtyJudge:
                 not extra,
                 index,
                 "only pages that were written, entries being of one page",
-                f"{extra.bit_count()} others are reported",
+                "others are reported",
             )
         self.reported += mine.bit_count()
         self.written_pages += _on_grid(pages.should & window, first, grid).bit_count()
+
+    def _seen(self, table: _Table, iova: int, length: int, size: int, shown: int) -> None:
+        """Remember what a report with NO_CLEAR had."""
+        for first, extent in self.spaces[table.ioas].lengths.items():
+            if first < iova + length and iova < first + extent:
+                pages = table.pages[first]
+                fine = _spread(shown, size // GRANULE)
+                distance = (first - iova) // GRANULE
+                pages.shown = pages.must & (fine >> distance if distance >= 0 else fine << -distance)
+                pages.kept, pages.asked = bool(pages.shown), (iova, length, size)
+                pages.fresh_mapping = pages.others_cleared = False
 
     def _cleared(self, table: _Table, iova: int, length: int) -> None:
         space = self.spaces[table.ioas]
@@ -326,9 +353,10 @@ class HwptDirtyJudge:
                 continue
             window = _mask(low - first, high - low)
             pages.should &= ~window
+            pages.shown = 0
             # Part of an entry cannot be cleared: what lies beside the range may be lost with it.
             pages.must &= ~_widened(window) if space.small else 0
-            pages.since, pages.kept = "DIRTY-112", False
+            pages.since, pages.kept, pages.fresh_mapping = "DIRTY-112", False, False
             if (low, high) == (first, first + size):
                 pages.unknown = False
 
@@ -363,6 +391,13 @@ def _on_grid(bits: int, first: int, grid: tuple[int, int]) -> int:
     return folded(moved, size // GRANULE)
 
 
+def _spread(bits: int, factor: int) -> int:
+    """The inverse of `folded`: `factor` bits for each."""
+    if factor == 1 or not bits:
+        return bits
+    return int("".join(bit * factor for bit in format(bits, "b")), 2)
+
+
 def _set_bits(bits: int) -> list[int]:
     text = format(bits, "b")[::-1]
     found, at = [], text.find("1")
@@ -370,10 +405,6 @@ def _set_bits(bits: int) -> list[int]:
         found.append(at)
         at = text.find("1", at + 1)
     return found
-
-
-def _first(bits: int) -> int:
-    return (bits & -bits).bit_length() - 1
 
 
 def judge_hwpt_dirty(ops: Sequence[Sequence[Any]], records: Mapping[int, Record], out: Judgement) -> None:

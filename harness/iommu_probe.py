@@ -7,6 +7,8 @@ Capabilities given (all plain values):
 `physical_iommu`       an I/O page table can be allocated for the device (False: emulated by software)
 `hw_info_type`         `out_data_type` of IOMMU_GET_HW_INFO
 `hwpt_dirty`           IOMMU_HW_CAP_DIRTY_TRACKING is declared
+`hwpt_refuses_dirty`   a device without it is at hand
+`hugepages`            a huge page of memory is free
 `max_pasid_log2`       width of PASIDs, 0 for none
 `iommufd_compat`       the iommufd answers type1's ioctls (it always does; probed all the same)
 `map_file`, `change_process`, `fault_queue`, `viommu`, `hw_queue`
@@ -35,6 +37,9 @@ _ASKED = {
     "hw_queue": "IOMMU_HW_QUEUE_ALLOC",
     "hwpt_invalidate": "IOMMU_HWPT_INVALIDATE",
 }
+
+
+_HUGE = ["mmap", {"out": "huge", "n": 2 << 20, "flags": ["SHARED", "ANONYMOUS", "HUGETLB"]}]
 
 
 class Runner(Protocol):
@@ -89,14 +94,18 @@ def probe_iommu(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str,
         ["bind", {"fd": "d", "iommufd": "i", "out": "devid"}],
         ["iommu", {"fd": "i", "cmd": "IOMMU_GET_HW_INFO", "set": {"dev_id": "devid"}}],
         ["hwpt_alloc", {"fd": "i", "devid": "devid", "pt": "ioas"}],
+        _HUGE,
         *_asked(),
     ]
     records = _records(agent, {"dev0": dict(entry)}, ops, name)
-    hwpt = records[5]
+    info, hwpt = _hw_info(records[4]), records[5]
+    physical = not hwpt["errno"] and not hwpt.get("skipped")
     return {
-        **_hw_info(records[4]),
-        "physical_iommu": not hwpt["errno"] and not hwpt.get("skipped"),
-        **_answers(records[6:]),
+        **info,
+        "physical_iommu": physical,
+        "hwpt_refuses_dirty": physical and info["hw_info"] and not info["hwpt_dirty"],
+        "hugepages": not records[6]["errno"],
+        **_answers(records[7:]),
     }
 
 
@@ -119,6 +128,7 @@ def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
         ],
         ["iommu", {"fd": "i", "cmd": "IOMMU_GET_HW_INFO", "set": {"dev_id": "pasid_devid"}}],
         ["iommu", {"fd": "i", "cmd": "IOMMU_TEST_OP_DMABUF_GET", "set": {"length": 0}}],
+        _HUGE,
         *_asked(),
     ]  # fmt: skip
     records = _records(agent, {}, ops, name)
@@ -132,9 +142,11 @@ def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
         "mock": MOCK_WORDS,
         **_hw_info(records[3]),
         "physical_iommu": True,
+        "hwpt_refuses_dirty": True,
         "max_pasid_log2": _hw_info(records[5])["max_pasid_log2"],
         "mock_dmabuf": records[6]["errno"] == errno.EINVAL,
-        **_answers(records[7:]),
+        "hugepages": not records[7]["errno"],
+        **_answers(records[8:]),
         "migration": [],
         "regions": [],
         "irqs": [],

@@ -165,7 +165,7 @@ def _filled(ctx: Context, a: dict[str, Any], buffers: dict[str, _Buffer]) -> tup
 
 
 def iommu(ctx: Context, a: dict[str, Any]) -> Any:
-    """One ioctl; gives the struct's fields as the kernel left them, `bufs` and `guard`."""
+    """One ioctl; gives the struct's fields as the kernel left them, `buf_FIELD` for each buffer, `guard`."""
     buffers: dict[str, _Buffer] = {}
     number, request, known = _filled(ctx, a, buffers)
     raw = bytearray(request)
@@ -189,7 +189,7 @@ def iommu(ctx: Context, a: dict[str, Any]) -> Any:
             del buffers[name]
     results = {name: buffer.read() for name, buffer in buffers.items()}
     if results:
-        record["bufs"] = {name: _wire(data) for name, (data, _) in results.items()}
+        record.update(("buf_" + name, _wire(data)) for name, (data, _) in results.items())
         record["guard"] = all(intact for _, intact in results.values())
     if not error:
         _keep(ctx, a, record)
