@@ -94,8 +94,9 @@ class Rules(World):
             return must(f"argsz {size}, the rest zero, is well formed", "ACC-016") if size > 24 else _OPEN
         if others:
             return must("devices of one group bind to the same iommufd", "ACC-056")
-        tried = "ACC-013" if file in self.disturbed else ""
-        return self._free("nobody uses the device", tried or "ACC-005")
+        if file in self.disturbed:
+            return must("a refused BIND of this fd left nothing behind", "ACC-013", "ACC-005")
+        return self._free("nobody uses the device", "ACC-005")
 
     def _expect_access(self, proc: str, args: Mapping[str, Any]) -> Expect:
         file = self.file(proc, args["fd"])

@@ -198,7 +198,7 @@ def contest(subject: Subject) -> History:
     for proc, _ in lanes:
         if proc != MAIN:
             h.ends(proc, rng.choice(("kill", "exit")))
-    h.close(iommufd, *cdevs, *[args["out"] for _, ops in lanes for _, args in ops if "out" in args])
+    h.close(iommufd, *cdevs, *[str(args["out"]) for _, ops in lanes for _, args in ops if "out" in args])
     h.free()
     return h
 

@@ -7,9 +7,9 @@ from fixtures.plugin import Case
 from fixtures.rig import Rig
 from suites.acc.random_histories import contest, history, turmoil
 
-HISTORIES = 45
-CONTESTS = 10
-TURMOILS = 10
+HISTORIES = 30
+CONTESTS = 8
+TURMOILS = 6
 _READ_LOG_EVERY = 10
 
 
