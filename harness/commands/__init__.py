@@ -34,6 +34,9 @@ COMMANDS: dict[str, Entry] = {
     "prove": Entry(
         "harness.commands.prove:prove", "seed every known defect and say what catches it; golden devices too"
     ),
+    "coverage": Entry(
+        "harness.commands.coverage:coverage", "run chapters on a gcov kernel: which of its lines they reach"
+    ),
     "bench": Entry("harness.commands.bench:bench", "measure operations per second of agent and lab"),
     "new": Entry("harness.commands.new:app", "start a new clause or a new driver profile"),
 }
