@@ -17,4 +17,32 @@ PROFILE = Profile(
     description="iommufd's own mock stands in for the hardware (CONFIG_IOMMUFD_TEST)",
     source="drivers/iommu/iommufd/selftest.c",
     does_dma=False,
+    explanations={
+        "DIRTY-110": (
+            "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h counts a contiguous entry up to its "
+            "last item (log2_set_mod_max_t() is inclusive) and not past it: the last item is never reported"
+        ),
+        "DIRTY-115": (
+            "amdv1pt_entry_make_write_clean() of drivers/iommu/generic_pt/fmt/amdv1.h cleans the whole "
+            "contiguous entry, of which record_dirty() reports what lies in the range"
+        ),
+        "DIRTY-117": (
+            "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h takes the length of the whole entry also "
+            "where the range begins or ends inside it, and iova_bitmap_set() does not stop at the end of the bitmap"
+        ),
+        "DIRTY-126": (
+            "iommu_read_and_clear_dirty() of drivers/iommu/iommufd/io_pagetable.c drops what "
+            "iova_bitmap_for_each() returns; the walk had ended at the hole with EINVAL"
+        ),
+        "DIRTY-127": (
+            "iova_bitmap_set() cannot fail, and iommu_read_and_clear_dirty() would drop the error: dirty bits are "
+            "cleared and reported to nobody"
+        ),
+        "DIRTY-128": (
+            "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h gets a length of 0 for a range that begins at "
+            "the last item of a contiguous entry, and iova_bitmap_set() of 0 bytes does not end"
+        ),
+        "DIRTY-131": "iommufd_hwpt_set_dirty_tracking() does not look at __reserved",
+        "DIRTY-135": "iova_bitmap_alloc() takes __ffs(page_size) for its size: 12288 counts as 4096",
+    },
 )
