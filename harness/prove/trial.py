@@ -133,6 +133,14 @@ class Trial:
         if defect is not None and not self.job.whole:
             items.sort(key=lambda item: defect.clause not in _about(item).get("named", ()))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """The long searches, which come last, are for what no experiment has caught."""
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if self.job.defect is not None and "experiment" not in params:
+            if self.job.defect.clause in self.seen_clauses:
+                self.finish("caught")
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Name what runs now."""
         self._test = nodeid.rpartition("::")[2]
