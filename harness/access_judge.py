@@ -26,6 +26,8 @@ Step = tuple[str, str, Mapping[str, Any]]
 _SCARCE = frozenset({errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE, errnos.EINTR})
 """Errors of a host short of something: no answer to the question."""
 _MAX_STATES = 20_000
+_DEV_ID, _DEV_ID_OWNED = 1, 2
+_OWNED, _NOT_OWNED = 0, -1
 _CONTAINER_SET, _VIABLE = 2, 1
 _CLAIMS = frozenset({"bind", "open_group"})
 _WAITS = frozenset({"barrier", "wait"})
@@ -35,7 +37,8 @@ _IDLE = frozenset({"barrier", "sleep"})
 def judge_ownership(program: Mapping[str, Any], trace: Sequence[Record], out: Judgement) -> None:
     """Count the clauses of ACC that the trace checked and keep what was broken."""
     about = program["world"]
-    world = Rules({str(k): int(v) for k, v in about["groups"].items()}, bool(about["emulated"]))
+    groups = {str(k): int(v) for k, v in about["groups"].items()}
+    world = Rules(groups, bool(about["emulated"]), about.get("names", {}))
     if len(program["threads"]) > 1:
         _judge_race(world, program, trace, out)
         return
@@ -108,6 +111,35 @@ def _check_answer(world: Rules, step: Step, record: Record, index: int, out: Jud
                 "ACC-082", bool(flags & _CONTAINER_SET) == is_set, index,
                 f"CONTAINER_SET {'set' if is_set else 'clear'}", f"flags {flags:#x}",
             )  # fmt: skip
+    elif name == "hot_reset_info":
+        _check_affected(world, proc, args, record, index, out)
+
+
+def _check_affected(
+    world: Rules, proc: str, args: Mapping[str, Any], record: Record, index: int, out: Judgement
+) -> None:
+    """The devices that a hot reset would affect, and who owns them."""
+    file = world.file(proc, args["fd"])
+    if file is None or file.dev not in world.names:
+        return
+    ids = {bdf: int(number) for number, bdf in record["devices"]}
+    flags, own = int(record["flags"]), world.names[file.dev]
+    out.check("ACC-111", own in ids, index, f"{own} among the devices", f"{', '.join(ids) or 'none'}")
+    if file.kind == "device":
+        number = world.groups[file.dev]
+        out.check("ACC-114", not flags and ids.get(own, number) == number, index,
+                  f"flags 0, group {number}", f"flags {flags:#x}, id {ids.get(own)}")  # fmt: skip
+        return
+    out.check("ACC-112", bool(flags & _DEV_ID) and ids.get(own, file.devid) == file.devid, index,
+              f"DEV_ID, devid {file.devid}", f"flags {flags:#x}, devid {ids.get(own)}")  # fmt: skip
+    owned = _NOT_OWNED not in ids.values()
+    out.check("ACC-113", bool(flags & _DEV_ID_OWNED) == owned, index,
+              f"DEV_ID_OWNED {'set' if owned else 'clear'}", f"flags {flags:#x}, ids {ids}")  # fmt: skip
+    bound = {c.dev: c.devid for c in world.bound(world.groups[file.dev])}
+    for dev, bdf in world.names.items():
+        if dev != file.dev and bdf in ids and world.groups.get(dev) == world.groups[file.dev]:
+            wanted = bound.get(dev, _OWNED)
+            out.check("ACC-121", ids[bdf] == wanted, index, f"{bdf}: devid {wanted}", f"{ids[bdf]}")
 
 
 # -- several threads

@@ -10,6 +10,7 @@ Capabilities given:
 `mmap_region`   index of a region whose first page can be mapped, plus one; 0 where there is none
 `cdev_name`     the name of the cdev in sysfs, `sysfs` the folder of the device there
 `groups`        IOMMU group of each device of the program, by the name it has there
+`names`         name of each in sysfs (PCI address, UUID)
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ def probe_access(
         "group": has_group,
         "groups": groups,
         "shared_group": has_group and list(groups.values()).count(groups["dev0"]) > 1,
+        "names": {
+            key: str(entry["device_name"]) for key, entry in devices.items() if entry.get("device_name")
+        },
         "cdev_name": str(devices["dev0"].get("name") or ""),
         "sysfs": str(devices["dev0"].get("sysfs") or ""),
         "mmap_region": next((int(r["index"]) + 1 for r in regions if _maps_first_page(r)), 0),

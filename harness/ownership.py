@@ -90,11 +90,13 @@ class World:
     """The holders of the devices of one program.
 
     `groups`: device name -> IOMMU group; `emulated`: the devices have no IOMMU of their own, so an IOAS is
-    attached as it is.
+    attached as it is; `names`: device name -> PCI address.
     """
 
-    def __init__(self, groups: Mapping[str, int], emulated: bool) -> None:
-        self.groups, self.emulated = dict(groups), emulated
+    def __init__(self, groups: Mapping[str, int], emulated: bool, names: Mapping[str, str]) -> None:
+        self.groups, self.emulated, self.names = dict(groups), emulated, dict(names)
+        self.affected: dict[str, bool] = {}
+        """Device -> whether a hot reset of it affects only devices of this world."""
         self.slots: dict[str, dict[str, Ref]] = {"main": {}}
         self.ints: dict[str, dict[str, int]] = {"main": {}}
         self.dying: dict[str, str] = {}
@@ -319,6 +321,11 @@ class World:
         file = self.file(proc, args["fd"])
         if file is not None:
             self.disturbed.discard(file)
+
+    def _do_hot_reset_info(self, proc: str, args: Mapping[str, Any], record: Record) -> None:
+        file = self.file(proc, args["fd"])
+        if file is not None and file.dev:
+            self.affected[file.dev] = {bdf for _, bdf in record["devices"]} <= set(self.names.values())
 
     # -- copies and their end
     def _do_dup(self, proc: str, args: Mapping[str, Any], record: Record) -> None:

@@ -14,7 +14,7 @@ from harness.ownership import Expect, File, World, must, refused
 __all__ = ["Rules"]
 
 TYPE1, TYPE1V2 = 1, 3
-_BIND_BYTES, _ATTACH_BYTES, _DETACH_BYTES = 16, 12, 8
+_BIND_BYTES, _ATTACH_BYTES, _DETACH_BYTES, _RESET_INFO_BYTES = 16, 12, 8, 12
 _OPEN = Expect(None)
 
 
@@ -256,3 +256,33 @@ class Rules(World):
         if args.get("argsz", 8) < 8:
             return refused("argsz has no room for flags", "ACC-081")
         return must("GET_STATUS is always available", "ACC-080")
+
+    def _expect_hot_reset_info(self, proc: str, args: Mapping[str, Any]) -> Expect:
+        unbound = self._expect_unbound(proc, args)
+        size = args.get("argsz", 4096)
+        if unbound.ok is False or size >= _RESET_INFO_BYTES + 8:
+            return unbound
+        if size < _RESET_INFO_BYTES:
+            return refused(f"argsz {size} is shorter than the struct", "ACC-120")
+        return refused("there is no room for a device", "ACC-110")
+
+    def _expect_hot_reset(self, proc: str, args: Mapping[str, Any]) -> Expect:
+        file = self.file(proc, args["fd"])
+        if file is None or file.kind not in ("cdev", "device") or (file.kind == "cdev" and not file.context):
+            return self._expect_unbound(proc, args)
+        fds = [self.file(proc, name) for name in args["fds"]]
+        if args.get("flags") or args.get("argsz", _RESET_INFO_BYTES + 4 * len(fds)) < _RESET_INFO_BYTES:
+            return refused("flags or argsz are not what is defined", "ACC-120")
+        if any(fd is not None and fd.kind != "group" for fd in fds):
+            return refused("an fd is no group", "ACC-119" if file.kind == "device" else "ACC-116")
+        if file.kind == "cdev":
+            if fds:
+                return refused("a cdev proves nothing by group fds", "ACC-116")
+            owned = self.affected.get(file.dev)
+            return must("all affected devices are owned", "ACC-115") if owned else _OPEN
+        if not fds:
+            return refused("there is no proof of ownership", "ACC-118")
+        if None in fds:
+            return _OPEN
+        complete = self.affected.get(file.dev) and len(fds) == 1 and fds[0] is file.context
+        return must("the group of all affected devices is shown", "ACC-117") if complete else _OPEN

@@ -239,6 +239,25 @@ def reset(ctx: Context, a: dict[str, Any]) -> Any:
     ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_RESET)
 
 
+def hot_reset_info(ctx: Context, a: dict[str, Any]) -> Any:
+    argsz = a.get("argsz", 12 + 8 * 256)
+    buffer = bytearray(struct.pack("=III", argsz, 0, 0)) + bytearray(max(0, min(argsz, _MAX_INFO_BYTES)))
+    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, buffer)
+    _, flags, count = struct.unpack_from("=III", buffer)
+    devices = []
+    for n in range(0 if error else min(count, (len(buffer) - 12) // 8)):
+        number, segment, bus, devfn = struct.unpack_from("=iHBB", buffer, 12 + 8 * n)
+        devices.append([number, "%04x:%02x:%02x.%d" % (segment, bus, devfn >> 3, devfn & 7)])
+    return {"ret": ret, "errno": error, "flags": flags, "count": count, "devices": devices}
+
+
+def hot_reset(ctx: Context, a: dict[str, Any]) -> Any:
+    fds = [ctx.fds[name] for name in a["fds"]]
+    head = struct.pack("=III", a.get("argsz", 12 + 4 * len(fds)), a.get("flags", 0), len(fds))
+    buffer = bytearray(head) + struct.pack("=%di" % len(fds), *fds) + bytearray(64)
+    ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_PCI_HOT_RESET, buffer, True)
+
+
 def debugfs_state(ctx: Context, a: dict[str, Any]) -> Any:
     base = ctx.device(a["dev"]).get("debugfs")
     if not base:
@@ -321,6 +340,7 @@ OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
     "open": open_path, "open_cdev": open_cdev, "open_group": open_group, "bind": bind, "attach": attach,
     "detach": detach, "device_info": device_info, "region_info": region_info, "irq_info": irq_info,
     "set_irqs": set_irqs, "feature": feature, "set_state": set_state, "get_state": get_state,
-    "data_size": data_size, "precopy_info": precopy_info, "reset": reset, "debugfs_state": debugfs_state,
+    "data_size": data_size, "precopy_info": precopy_info, "reset": reset,
+    "hot_reset_info": hot_reset_info, "hot_reset": hot_reset, "debugfs_state": debugfs_state,
     "ioctl": raw, "region_read": region_read, "region_write": region_write, "fingerprint": fingerprint,
 }  # fmt: skip

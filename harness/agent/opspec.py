@@ -70,6 +70,8 @@ get_state: fd:fd argsz?:u32
 data_size: fd:fd
 precopy_info: fd:fd argsz?:u32 flags?:u32
 reset: fd:fd
+hot_reset_info: fd:fd argsz?:u32
+hot_reset: fd:fd fds:fds argsz?:u32 flags?:u32
 dma_logging_start: fd:fd page_size:u64 ranges:list num_ranges?:u32 reserved?:u32
 dma_logging_stop: fd:fd
 dma_logging_report: fd:fd iova:u64 length:u64 page_size:u64 bitmap_bytes:n off?:n preset?:hex

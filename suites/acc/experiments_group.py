@@ -258,7 +258,60 @@ def an_iommufd_can_be_a_groups_container(subject: Subject) -> Iterator[History]:
     yield h
 
 
+def a_hot_reset_wants_proof_of_ownership(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-003, ACC-007, ACC-110 to ACC-121."""
+    if not subject.has("hot_reset"):
+        return
+    h = History(subject)
+    idle = h.cdev()
+    h.op("hot_reset_info", fd=idle)
+    h.op("hot_reset", fd=idle, fds=[])
+    d, i = h.bound()
+    for argsz in (0, 8, 11, 12, 19):
+        h.op("hot_reset_info", fd=d, argsz=argsz)
+    h.op("hot_reset_info", fd=d)
+    for flags in (1, 1 << 31):
+        h.op("hot_reset", fd=d, fds=[], flags=flags)
+    for argsz in (0, 8, 11):
+        h.op("hot_reset", fd=d, fds=[], argsz=argsz)
+    h.op("eventfd", out="event")
+    for fds in (["event"], [d], [i]):
+        h.op("hot_reset", fd=d, fds=fds)
+    h.op("hot_reset", fd=d, fds=[])
+    h.uses(d)
+    if subject.has("shared_group"):
+        other = h.cdev(dev="dev1")
+        h.op("bind", fd=other, iommufd=i)
+        h.op("hot_reset_info", fd=d)
+        h.op("hot_reset_info", fd=other)
+        h.op("hot_reset", fd=other, fds=[])
+        h.uses(d)
+        h.uses(other)
+        h.close(other)
+        h.op("hot_reset_info", fd=d)
+    h.close(d, i)
+    h.free()
+    yield h
+    if not subject.has("legacy"):
+        return
+    h = History(subject)
+    g = h.group()
+    c = h.container(g)
+    d = h.given(g)
+    h.op("eventfd", out="event")
+    h.op("hot_reset_info", fd=d)
+    for fds in ([], ["event"], [c], [d], [g, "event"]):
+        h.op("hot_reset", fd=d, fds=fds)
+    h.op("hot_reset", fd=d, fds=[g], flags=2)
+    h.op("hot_reset", fd=d, fds=[g])
+    h.uses(d)
+    h.close(d, g, c)
+    h.free()
+    yield h
+
+
 EXPERIMENTS = (
+    a_hot_reset_wants_proof_of_ownership,
     group_and_cdev_exclude_each_other, a_device_in_legacy_use_is_nobody_elses,
     legacy_descriptors_close_in_any_order, a_group_has_one_container,
     a_container_cannot_be_taken_from_open_devices, a_group_gives_its_own_devices_by_name,

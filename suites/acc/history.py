@@ -141,7 +141,9 @@ class History(Script):
     def to_json(self) -> dict[str, Any]:
         """The program, with what its judge must know of the devices."""
         emulated = not self.subject.has("physical_iommu")
-        extra: dict[str, Any] = {"judge": "ownership", "world": {"groups": self.groups, "emulated": emulated}}
+        names = dict(self.subject.capabilities.get("names") or {})
+        world = {"groups": self.groups, "emulated": emulated, "names": names}
+        extra: dict[str, Any] = {"judge": "ownership", "world": world}
         if self.contest is not None:
             extra["contest"] = self.contest
         return {**super().to_json(), **extra}
