@@ -137,9 +137,9 @@ class Trial:
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
         """The long searches, which come last, are for what no experiment has caught."""
         params = getattr(getattr(item, "callspec", None), "params", {})
-        if self.job.defect is not None and "experiment" not in params:
-            if self.job.defect.clause in self.seen_clauses:
-                self.finish("caught")
+        defect = self.job.defect
+        if defect is not None and defect.clause in self.seen_clauses and "experiment" not in params:
+            self.finish("caught")
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Name what runs now."""
