@@ -28,19 +28,19 @@ PROFILE = Profile(
         ),
         "DIRTY-117": (
             "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h takes the length of the whole entry also "
-            "where the range begins or ends inside it, and iova_bitmap_set() does not stop at the end of the bitmap"
+            "where the range begins or ends inside it; iova_bitmap_set() does not stop at the bitmap's end"
         ),
         "DIRTY-126": (
             "iommu_read_and_clear_dirty() of drivers/iommu/iommufd/io_pagetable.c drops what "
             "iova_bitmap_for_each() returns; the walk had ended at the hole with EINVAL"
         ),
         "DIRTY-127": (
-            "iova_bitmap_set() cannot fail, and iommu_read_and_clear_dirty() would drop the error: dirty bits are "
-            "cleared and reported to nobody"
+            "iova_bitmap_set() cannot fail, and iommu_read_and_clear_dirty() would drop the error: dirty bits "
+            "are cleared and reported to nobody"
         ),
         "DIRTY-128": (
-            "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h gets a length of 0 for a range that begins at "
-            "the last item of a contiguous entry, and iova_bitmap_set() of 0 bytes does not end"
+            "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h gets a length of 0 for a range that begins "
+            "at the last item of a contiguous entry, and iova_bitmap_set() of 0 bytes does not end"
         ),
         "DIRTY-131": "iommufd_hwpt_set_dirty_tracking() does not look at __reserved",
         "DIRTY-135": "iova_bitmap_alloc() takes __ffs(page_size) for its size: 12288 counts as 4096",
