@@ -40,6 +40,8 @@ _KVM_PROBE_S = 1.5
 _DEVICES: tuple[tuple[str, str, str], ...] = (
     ("edu", "edu,addr=01.0,bus=bridge0", "behind the bridge"),
     ("pci-testdev", "pci-testdev,addr=02.0,bus=bridge0", "behind the bridge"),
+    # Not in the DMAR table of the saved machine, so the kernel finds no IOMMU for it: for no-IOMMU mode.
+    ("edu", "edu,addr=09.0,bus=pcie.0", "without an IOMMU"),
     ("igb", "igb,bus=port1", "SR-IOV network controller, QEMU 8.0 and newer"),
 )
 # QEMU refuses to load a saved machine with an `nvme` in it, so this one is plugged in after the load.  No
