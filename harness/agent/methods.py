@@ -46,6 +46,10 @@ class Methods:
             "snapshot_host": (self.provisioner.snapshot, {"devices": "list"}),
             "provision": (self.provisioner.provision, {"device": "dict", "driver?": "str"}),
             "rebind": (self.provisioner.rebind, {"device": "dict", "override": "str", "steps": "list"}),
+            "set_parameter": (
+                self.provisioner.set_parameter,
+                {"module": "str", "name": "str", "value": "str"},
+            ),
             "load_module": (self.provisioner.load_module, {"name": "str"}),
             "sriov": (self.provisioner.sriov, {"device": "dict", "numvfs": "int"}),
             "insmod": (self.provisioner.insmod, {"name": "str", "image_b64": "str"}),

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OPS"]
 
+_AGENT = os.getpid()
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h
 # Says which of the descriptors it is told about survived exec.
 _EXEC_PROBE = """
 import os, sys, json
@@ -92,6 +96,27 @@ def wait(ctx: Context, a: dict[str, Any]) -> Any:
     }
 
 
+def drop_capability(ctx: Context, a: dict[str, Any]) -> Any:
+    """Give capabilities up for good (effective and permitted); for actors: the agent keeps its own."""
+    if os.getpid() == _AGENT:
+        raise Failure("usage", "drop_capability: only an actor may; fork one and use act")
+    from .slots import libc, libc_error
+
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0))
+    data = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; twice, for 64 bits
+    if libc.capget(header, data):
+        raise libc_error()
+    words = list(struct.unpack("=6I", data.raw[:24]))
+    for number in a["caps"]:
+        if not isinstance(number, int) or not 0 <= number < 64:
+            raise Failure("usage", "drop_capability: caps=%.60r are not numbers of capabilities" % a["caps"])
+        for word in (0, 1):  # effective, permitted
+            words[3 * (number // 32) + word] &= ~(1 << number % 32)
+    data.raw = struct.pack("=6I", *words)
+    if libc.capset(header, data):
+        raise libc_error()
+
+
 def exec_self(ctx: Context, a: dict[str, Any]) -> Any:
     import subprocess  # dear to import, and seldom needed
 
@@ -112,5 +137,5 @@ def exec_self(ctx: Context, a: dict[str, Any]) -> Any:
 
 OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
     "barrier": barrier, "sleep": sleep, "fork": fork, "kill": kill, "exit": exit_actor, "wait": wait,
-    "act": act, "exec": exec_actor, "exec_self": exec_self,
+    "act": act, "exec": exec_actor, "exec_self": exec_self, "drop_capability": drop_capability,
 }  # fmt: skip

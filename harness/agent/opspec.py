@@ -110,6 +110,7 @@ fork: actor:slot
 act: actor:slot do:op
 exec: actor:slot
 exec_self: fds:strs
+drop_capability: caps:list
 kill: actor:slot signal?:str
 exit: actor:slot
 wait: actor:slot timeout_ms?:n

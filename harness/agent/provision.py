@@ -24,6 +24,7 @@ __all__ = ["Provisioner"]
 
 _APPEAR_LIMIT_S = 10.0
 _MAX_VFS = 65535
+_PARAMETERS = (("vfio", "enable_unsafe_noiommu_mode"), ("vfio_pci", "enable_sriov"))
 _OVERRIDE = re.compile(r"[A-Za-z0-9_. -]{0,64}\Z")
 
 
@@ -45,7 +46,7 @@ class Provisioner:
         self.protected = Protected(sysfs)
         self._undo: dict[str, Callable[[dict[str, Any]], str]] = {
             "pci_driver": self._undo_pci_driver, "modules": self._undo_modules, "mdev": self._undo_mdev,
-            "sriov": self._undo_sriov, "insmod": self._undo_insmod,
+            "sriov": self._undo_sriov, "insmod": self._undo_insmod, "parameter": self._undo_parameter,
         }  # fmt: skip
 
     def undo(self, step: dict[str, Any]) -> str:
@@ -190,6 +191,28 @@ class Provisioner:
             "step": step, "driver": self.sysfs.driver(path), "override": self.sysfs.override(path),
             "module": self._module_of(path), "vfio_name": self.sysfs.vfio_name(path),
         }  # fmt: skip
+
+    def set_parameter(self, module: str, name: str, value: str) -> dict[str, Any]:
+        """Set a parameter of a loaded module, one known here, journaled; {"was": its value before}."""
+        if (module, name) not in _PARAMETERS or value not in ("Y", "N"):
+            known = ", ".join("%s.%s" % each for each in _PARAMETERS)
+            raise Failure(
+                "usage", "set_parameter: %.60s.%.60s=%.20s is not Y or N of %s" % (module, name, value, known)
+            )
+        path = self.sysfs.at("sys/module", module, "parameters", name)
+        was = read_text(path)
+        if was not in ("Y", "N"):
+            raise Failure("lab", "this kernel has no parameter %s of module %s" % (name, module))
+        if was != value:
+            self.journal.before({"undo": "parameter", "subject": path, "value": was})
+            _write(path, value + "\n")
+        return {"was": was}
+
+    def _undo_parameter(self, step: dict[str, Any]) -> str:
+        if read_text(step["subject"], step["value"]) == step["value"]:
+            return "already"  # also where the module has gone
+        _write(step["subject"], step["value"] + "\n")
+        return "undone"
 
     def load_module(self, name: str) -> dict[str, Any]:
         """Load a module, journaled; {"drivers": the PCI drivers it registers}."""
