@@ -67,6 +67,13 @@ class _DirtyJudge:
         self.fills: dict[str, int] = {}
         self.beside: Sequence[tuple[int, int]] = ()
         """When each report of the program began and ended."""
+        self.threaded = len(program["threads"]) > 1
+        self.effects: list[Mapping[str, Any]] = [
+            args["effect"]
+            for thread in program["threads"]
+            for name, args in thread["ops"]
+            if name == "dma" and "iova" in args.get("effect", {})
+        ]
         self.done: dict[int, int] = {}
         """Pages of each range that commands wrote since the memory was filled."""
 
@@ -118,6 +125,8 @@ class _DirtyJudge:
                 shift = (base - known.base) // PAGE
                 bits = pages << shift if shift >= 0 else pages >> -shift
                 known.stale |= bits & span(0, min(known.pages, bits.bit_length()))
+            touched = known.stale | join(self._grains(known, known.of(e)) for e in self.effects)
+            known.limit = touched.bit_length()
             for _, effect in self.active:
                 self._may_touch(known, known.of(effect))
         self.reports, self.done = [], {}
@@ -228,8 +237,8 @@ class _DirtyJudge:
         mem = str(a["mem"])
         filled, places = self.fills.get(mem), self.maps.get(mem, [])
         unclear = self.active or len(places) != 1 or int(a.get("page", PAGE)) != PAGE or rec.get("more")
-        if rec["errno"] or filled is None or unclear:
-            return
+        if rec["errno"] or filled is None or unclear or self.threaded:
+            return  # beside other threads a change may be of a write that is not over yet
         iova, off, length = places[0]
         start = iova - off + int(a.get("off", 0))
         for number, known in enumerate(self.ranges):
@@ -326,6 +335,8 @@ class _DirtyJudge:
             seen = reported[number] = view.pages(inside)
             window = view.window()
             missed = known.written & window & ~seen
+            if not alone and known.written & seen:
+                self.out.check(self.missing, True, i, "", "")
             known.written &= ~window
             busy = join(self._grains(known, known.of(e)) for _, e in self.active)
             later = self._grains(known, join(p for _, p in known.fresh))

@@ -48,6 +48,8 @@ def pages_of(base: int, pages: int, iova: int, length: int, count: int = 1, stri
         if last_block < first_block:
             return 0
         iova, count = iova + first_block * stride, last_block - first_block + 1
+    elif iova >= base + pages * PAGE or iova + length <= base:
+        return 0
     origin = (iova - base) // PAGE  # page of the set where bit 0 of `result` lies; may be negative
     within = iova - base - origin * PAGE
     # After `period` blocks the pattern of touched pages comes again, a whole number of pages later.

@@ -29,6 +29,8 @@ class LoggedRange:
     read: int = 0
     stale: int = 0
     """Pages that an earlier log held when it ended."""
+    limit: int = 0
+    """Pages from here on are touched by nothing in the program: this keeps a range of 2^63 bytes small."""
 
     def of(self, effect: Mapping[str, Any]) -> int:
         """The pages of this range that the blocks of an effect touch."""
@@ -45,12 +47,7 @@ class View:
         self.factor = size // PAGE
         self.shift = (known.base - iova) // PAGE
         self.known = known
-        # Pages that nothing ever touched need no set: this keeps a range of 2^63 bytes small.
-        self.limit = max(
-            (known.touched | known.stale | known.read).bit_length(),
-            *(p.bit_length() for _, p in known.fresh),
-            0,
-        )
+        self.limit = known.limit
         self.start = max(0, -self.shift)
         self.end = max(self.start, min(known.pages, -(-length // PAGE) - self.shift, self.limit))
 

@@ -15,7 +15,7 @@ import time
 
 from .failure import Failure
 from .ops_vfio import region_offset
-from .slots import Context
+from .slots import Context, libc
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["OPS"]
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 _MAX_RANGES = 65536
 _WIDTHS = {1: "=B", 2: "=H", 4: "=I", 8: "=Q"}
 _FIRST_PAUSE_S = 0.00005
 _LONGEST_PAUSE_S = 0.005
+_memcmp = libc.memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
 
 
 def _until(ctx: Context, get: Callable[[], int], mask: int, value: int, timeout_ms: int) -> tuple[bool, int]:
@@ -107,24 +109,21 @@ def mem_dirty(ctx: Context, a: dict[str, Any]) -> Any:
     if page <= 0 or count % page:
         raise Failure("usage", "mem_dirty: n=%d is no multiple of page=%d" % (count, page))
     address = mapping.at(off, count)
-    clean_page = bytes([a["value"] & 0xFF]) * page
     step = max(page, _CHUNK_BYTES // page * page)
-    clean = bytes([a["value"] & 0xFF]) * step
+    clean = bytes([a["value"] & 0xFF]) * min(step, count)
     ranges: list[list[int]] = []
     pages = 0
     for start in range(0, count, step):
         size = min(step, count - start)
-        data = ctypes.string_at(address + start, size)
-        if data == (clean if size == step else clean[:size]):
+        if not _memcmp(address + start, clean, size):
             continue
-        for at in range(0, size, page):
-            if data[at : at + page] != clean_page:
+        for at in range(start, start + size, page):
+            if _memcmp(address + at, clean, page):
                 pages += 1
-                number = (start + at) // page
-                if ranges and ranges[-1][0] + ranges[-1][1] == number:
+                if ranges and sum(ranges[-1]) == at // page:
                     ranges[-1][1] += 1
                 else:
-                    ranges.append([number, 1])
+                    ranges.append([at // page, 1])
     return {"pages": pages, "ranges": ranges[:_MAX_RANGES], "more": len(ranges) > _MAX_RANGES}
 
 

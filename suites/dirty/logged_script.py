@@ -104,7 +104,7 @@ class LoggedScript(Script):
 
         Before it comes a look at the memory: what a device did not write it need not report.
         """
-        if self.traffic is not None and self.single:
+        if self.traffic is not None and self.single and not self.threaded:
             self.seen()
         return self.op("dma_logging_report", **self.report_args(iova, length, page_size, off, preset))
 

@@ -12,7 +12,7 @@ from suites.mig.subject import Subject
 
 __all__ = ["random_program", "reports_beside_dma", "reports_beside_reports"]
 
-_PAGES = 512
+_PAGES = 160
 _OPERATIONS = 24
 _OPERATIONS_SLOW = 8
 Op = tuple[str, dict[str, Any]]
@@ -29,6 +29,7 @@ def random_program(subject: Subject) -> LoggedScript:
     s.start(*[(s.at(a), (b - a) * PAGE) for a, b in rng.sample(ranges, len(ranges))])
     state = S.RUNNING
     for _ in range(_OPERATIONS if s.quick else _OPERATIONS_SLOW):
+        s.single = rng.random() < 0.2  # how often memory is looked at
         choice = rng.random()
         if choice < 0.5:
             if state != S.RUNNING:
@@ -45,7 +46,7 @@ def random_program(subject: Subject) -> LoggedScript:
             count, stride = 1, 0
             if "strided" in gifts and rng.random() < 0.3:
                 stride = rng.choice((PAGE, 2 * PAGE, 5000, 64))
-                count = rng.randint(1, max(1, (room - off - length) // stride))
+                count = rng.randint(1, max(1, min(300, (room - off - length) // stride)))
             s.traffic.write(s.at(page) + off, length, rng.getrandbits(31), count=count, stride=stride)
         elif choice < 0.9:
             a, b = rng.choice(ranges)

@@ -15,7 +15,7 @@ from suites.dirty.experiments_log_interface import Experiment
 from suites.dirty.random_logging import random_program, reports_beside_dma, reports_beside_reports
 from suites.mig.subject import Subject
 
-RANDOM_PROGRAMS = 60
+RANDOM_PROGRAMS = 40
 RANDOM_PROGRAMS_SLOW = 3
 RACES = 12
 
