@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.access_judge import judge_ownership
+from harness.address_space import judge_address_spaces
 from harness.concurrent import judge_concurrent
 from harness.dirty_judge import judge_dirty
 from harness.hwpt_dirty_judge import judge_hwpt_dirty
@@ -136,7 +137,9 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
                 break
             tracker.step(index, name, args, records[None, index])
     if any(name == "iommu" for name, _ in main["ops"]):
-        judge_hwpt_dirty(main["ops"], {i: r for (t, i), r in records.items() if t is None}, out)
+        mine = {i: r for (t, i), r in records.items() if t is None}
+        judge_hwpt_dirty(main["ops"], mine, out)
+        judge_address_spaces(main["ops"], mine, out)
     judge_dirty(program, trace, out)
     _judge_claims(program, records, out)
     return out

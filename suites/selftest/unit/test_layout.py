@@ -37,6 +37,7 @@ RANKS = {
     "harness/model.py": 3,
     "harness/concurrent.py": 3,
     "harness/hwpt_dirty_judge.py": 3,
+    "harness/address_space.py": 4,
     "harness/engines": 3,
     "harness/dirty_judge.py": 3,
     "harness/dirty_pages.py": 1,
