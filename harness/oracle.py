@@ -16,6 +16,7 @@ from typing import Any
 from harness.access_judge import judge_ownership
 from harness.address_space import judge_address_spaces
 from harness.concurrent import judge_concurrent
+from harness.device_judge import judge_device
 from harness.dirty_judge import judge_dirty
 from harness.hwpt_dirty_judge import judge_hwpt_dirty
 from harness.judgement import Judgement, Violation
@@ -128,6 +129,8 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
     records |= {(None, i): r for (t, i), r in list(records.items()) if t == main["name"]}
     if program.get("judge") == "ownership":
         judge_ownership(program, trace, out)
+    elif program.get("judge") == "device":
+        judge_device(program, trace, out)
     elif len(threads) > 1 and program.get("judge") != "log":
         judge_concurrent(migration_flags(capabilities), capabilities, program, trace, out)
     elif len(threads) == 1:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.access_probe import probe_access
+from harness.device_probe import probe_device
 from harness.errors import HarnessError, LabError, UsageError
 from harness.host import Host
 from harness.inventory.models import DeviceSpec
@@ -347,6 +348,7 @@ def _ready(
     profile = load_profile(device.profile)
     capabilities["engine"] = probe_engine(host.agent, entry, where, profile.engine, capabilities)
     programs = {f"dev{n}": each for n, each in enumerate((entry, *companions))}
+    capabilities |= probe_device(host.agent, entry, where, capabilities)
     capabilities |= probe_access(host.agent, programs, where, capabilities["regions"])
     return ProvisionedDevice(
         id=device.id,

@@ -32,6 +32,7 @@ RANKS = {
     "harness/ownership.py": 2,
     "harness/ownership_rules.py": 3,
     "harness/access_judge.py": 4,
+    "harness/device_judge.py": 3,
     "harness/access_model.py": 4,
     "harness/access_model_host.py": 3,
     "harness/model.py": 3,
@@ -60,6 +61,7 @@ RANKS = {
     "harness/probe.py": 7,
     "harness/iommu_probe.py": 7,
     "harness/access_probe.py": 7,
+    "harness/device_probe.py": 7,
     "harness/provision.py": 8,
     # What an experiment is given; fixtures make it, chapters use it.
     "suites/mig/subject.py": 8,

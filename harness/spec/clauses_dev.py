@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chapter DEV: device info, regions, configuration space, interrupts, reset, power, exported memory."""
+
+from __future__ import annotations
+
+from harness.spec.clause import Clause, Level
+
+__all__ = ["CLAUSES"]
+
+_INFO = "vfio.h, VFIO_DEVICE_GET_INFO"
+_CHAIN = "vfio.h, struct vfio_info_cap_header and the comment after it"
+_REGION = "vfio.h, VFIO_DEVICE_GET_REGION_INFO"
+_SPARSE = "vfio.h, struct vfio_region_info_cap_sparse_mmap"
+_PCI = "vfio.h, 'The VFIO-PCI bus driver makes use of the following fixed region and IRQ index mapping'"
+_IRQ = "vfio.h, VFIO_DEVICE_GET_IRQ_INFO"
+_SET = "vfio.h, VFIO_DEVICE_SET_IRQS"
+_VALID = "vfio.h, struct vfio_irq_set; drivers/vfio/vfio_main.c, vfio_set_irqs_validate_and_prepare()"
+_IOEVENTFD = "vfio.h, VFIO_DEVICE_IOEVENTFD"
+_LOW = "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY"
+_WAKE = "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP"
+_DMABUF = "vfio.h, VFIO_DEVICE_FEATURE_DMA_BUF"
+_SPEC = "PCI Local Bus Specification 3.0, chapter 6"
+_CONFIG = "drivers/vfio/pci/vfio_pci_config.c"
+
+
+def _c(
+    number: int, statement: str, source: str, *needs: str, level: Level = "MUST", since: str = "v3.6"
+) -> Clause:
+    return Clause(f"DEV-{number:03d}", level, statement, source, needs, since)
+
+
+# fmt: off
+_DEVICE = (
+    _c(1, "GET_INFO succeeds, with any argsz from the struct's first four fields on", _INFO),
+    _c(2, "GET_INFO with a shorter argsz is refused", _INFO),
+    _c(3, "GET_INFO names one kind of bus and sets no undefined flag", _INFO),
+    _c(4, "a PCI device has the nine regions of the fixed mapping", _PCI, "pci"),
+    _c(5, "a chain of capabilities stays in the buffer, ends, and is there exactly with the CAPS flag",
+       _CHAIN),
+    _c(6, "with an argsz too small for the chain, cap_offset is 0, argsz what is needed, and nothing fails",
+       _CHAIN, "info_caps"),
+)
+_REGIONS = (
+    _c(10, "GET_REGION_INFO succeeds for each index of the fixed mapping up to the configuration space", _PCI,
+       "pci"),
+    _c(11, "GET_REGION_INFO for an index from num_regions on is refused", _REGION),
+    _c(12, "GET_REGION_INFO with an argsz shorter than the struct is refused", _REGION),
+    _c(13, "GET_REGION_INFO sets no undefined flag, and none of READ, WRITE and MMAP for an empty region",
+       _REGION),
+    _c(14, "regions do not overlap in the device fd", f"{_REGION}: 'Region offset from start of device fd'"),
+    _c(15, "the configuration space has 256 or 4096 bytes and can be read and written", _PCI, "pci"),
+    _c(16, "the info of regions and interrupts is the same whenever it is asked for", _REGION),
+    _c(17, "areas of a sparse mmap capability lie in their region, aligned to pages, apart from each other",
+       _SPARSE, "sparse_mmap"),
+    _c(18, "what a region says can be mapped can be mapped", f"{_REGION}, VFIO_REGION_INFO_FLAG_MMAP",
+       "mmap_region"),
+    _c(19, "a region without the MMAP flag cannot be mapped", f"{_REGION}, VFIO_REGION_INFO_FLAG_MMAP"),
+    _c(20, "a mapping does not reach beyond its region", f"{_REGION}, size", "mmap_region"),
+)
+_ACCESS = (
+    _c(25, "a region with the READ flag can be read", f"{_REGION}, VFIO_REGION_INFO_FLAG_READ"),
+    _c(26, "a region without the WRITE flag cannot be written", f"{_REGION}, VFIO_REGION_INFO_FLAG_WRITE",
+       "read_only_region"),
+    _c(28, "a read at or beyond the end of a region gives no data, one across the end no more than is inside",
+       f"{_REGION}, size"),
+    _c(29, "a write at or beyond the end of a region is refused", f"{_REGION}, size"),
+    _c(30, "a region of size zero gives no data and takes none", f"{_REGION}: 'unimplemented'"),
+    _c(31, "there is nothing to read or write where no region is", _REGION),
+    _c(32, "read, write and mmap of a region reach the same place", _REGION, "mmap_region"),
+    _c(33, "what is written to a register that keeps its value is read back", _REGION, "scratch"),
+    _c(34, "a read gives nothing but what the device or the kernel defined", "read(2)", "uart",
+       level="SHOULD"),
+)
+_CONFIG_SPACE = (
+    _c(40, "vendor, device, class, revision and header type cannot be changed", _SPEC, "pci"),
+    _c(41, "an address register answers all ones with the size of its region and its type", f"{_SPEC}.2.5.1",
+       "pci"),
+    _c(42, "the address register of a region of size zero answers all ones with zero",
+       f"{_SPEC}.2.5.1", "pci"),
+    _c(43, "an address register keeps the address that is written to it", f"{_SPEC}.2.5.1", "pci",
+       level="SHOULD"),
+    _c(44, "enables of memory, bus mastering and INTx in the command register read as they are written",
+       f"{_SPEC}.2.2", "pci", level="SHOULD"),
+    _c(45, "memory that is disabled in the command register gives no data, and its mappings fault",
+       f"{_CONFIG}, vfio_basic_config_write()", "vfio_pci", level="SHOULD"),
+    _c(46, "the list of capabilities is there exactly with its status bit, stays in its place, and ends",
+       _SPEC,
+       "pci"),
+    _c(47, "the list of extended capabilities ends", "PCI Express Base Specification, 7.9.3", "pci_extended"),
+    _c(48, "reads of one, two and four bytes of the configuration space agree", _SPEC, "pci"),
+    _c(49, "the interrupt pin is there exactly where INTx is", f"{_PCI}; {_CONFIG}", "pci", level="SHOULD"),
+    _c(50, "the vectors of the MSI capability are those of the MSI index", f"{_PCI}; {_CONFIG}", "pci_msi"),
+    _c(51, "the vectors of the MSI-X capability are those of the MSI-X index",
+       f"{_PCI}; {_CONFIG}", "pci_msix"),
+    _c(52, "a device in D3hot by its power management capability gives no data from memory, and comes back",
+       f"{_CONFIG}, vfio_pm_config_write()", "pci_pm", level="SHOULD"),
+    _c(53, "a function level reset by the PCI Express capability leaves the device usable",
+       f"{_CONFIG}, vfio_exp_config_write()", "pci_flr", level="SHOULD"),
+    _c(54, "the interrupt line register keeps what is written to it", f"{_SPEC}.2.4", "pci", level="SHOULD"),
+    _c(55, "no write of whatever value to the configuration space takes the device away from its user",
+       _CONFIG, "pci"),
+)
+_INTERRUPTS = (
+    _c(60, "GET_IRQ_INFO succeeds for INTx, MSI and MSI-X, with count 0 for what is not there", _PCI, "pci"),
+    _c(61, "GET_IRQ_INFO for an index from num_irqs on is refused", _IRQ),
+    _c(62, "GET_IRQ_INFO with an argsz shorter than the struct is refused", _IRQ),
+    _c(63, "GET_IRQ_INFO sets no undefined flag, and AUTOMASKED only with MASKABLE", _IRQ),
+    _c(64, "SET_IRQS with an argsz shorter than the struct and its data is refused", _VALID, "any_irq"),
+    _c(65, "SET_IRQS for an index from num_irqs on is refused", _VALID),
+    _c(66, "SET_IRQS with an undefined flag is refused", _VALID, "any_irq"),
+    _c(67, "SET_IRQS with no kind of data, or with several, is refused", _VALID, "any_irq"),
+    _c(68, "SET_IRQS with no action, or with several, is refused",
+       f"{_SET}: 'the specified action'", "any_irq",
+       level="SHOULD"),
+    _c(69, "SET_IRQS for subindexes from count on is refused", _VALID, "any_irq"),
+    _c(70, "SET_IRQS with something that is no eventfd is refused", f"{_SET}: 'the provided __s32 eventfd'",
+       "any_irq"),
+    _c(71, "an eventfd can be set as trigger of each subindex of an index with the EVENTFD flag",
+       _SET, "any_irq"),
+    _c(72, "DATA_NONE with TRIGGER signals the eventfds of the range, and no other",
+       f"{_SET}: 'loopback testing'",
+       "any_irq"),
+    _c(73, "DATA_BOOL with TRIGGER signals the eventfds that are marked, and no other",
+       f"{_SET}: 'loopback testing'", "any_irq"),
+    _c(74, "-1 takes the eventfd of a subindex away", f"{_SET}: 'A value of -1'", "any_irq"),
+    _c(75, "DATA_NONE with TRIGGER and count 0 disables an index, and it can be enabled again",
+       f"{_SET}: 'the index can be disabled as a whole'", "any_irq"),
+    _c(76, "an eventfd that replaces another is signalled in its stead", _SET, "any_irq"),
+    _c(77, "interrupts go on when the user closes the eventfd's descriptor", _SET, "any_irq"),
+    _c(78, "MASK and UNMASK are refused for an index without the MASKABLE flag",
+       f"{_IRQ}, MASKABLE", "irq_msi",
+       level="SHOULD"),
+    _c(79, "MASK and UNMASK with DATA_NONE and DATA_BOOL succeed for an enabled index with the MASKABLE flag",
+       f"{_IRQ}, MASKABLE", "irq_intx"),
+    _c(80, "after an interrupt and an UNMASK the next one is signalled", f"{_IRQ}, AUTOMASKED", "irq_intx"),
+    _c(81, "MASK and UNMASK of an index that is not enabled are refused", _SET, "irq_intx", level="SHOULD"),
+)
+_LINE = (
+    _c(85, "an asserted INTx line signals its eventfd once, and is masked then", f"{_IRQ}, AUTOMASKED",
+       "intx_source"),
+    _c(86, "UNMASK signals again while the line is asserted, and does not when it is not",
+       f"{_IRQ}, AUTOMASKED",
+       "intx_source"),
+    _c(87, "a masked INTx is not signalled until UNMASK", f"{_SET}, ACTION_MASK", "intx_source"),
+    _c(88, "an eventfd for UNMASK unmasks the line when it is written",
+       f"{_SET}: 'user->kernel signaling (irqfds)'", "intx_source", "unmask_eventfd"),
+    _c(89, "INTx disable in the command register keeps the line from being signalled until it is cleared",
+       _SPEC,
+       "intx_source", "vfio_pci", level="SHOULD"),
+    _c(90, "an MSI or MSI-X of the device signals the eventfd of its vector", _SET, "msi_source"),
+    _c(91, "no interrupt comes after the index was disabled", f"{_SET}: 'disabled as a whole'", "irq_source"),
+)
+_REST = (
+    _c(100, "VFIO_DEVICE_RESET succeeds exactly where the device says so", "vfio.h, VFIO_DEVICE_FLAGS_RESET",
+       level="SHOULD"),
+    _c(101, "after a reset the device is accessible as before", "vfio.h, VFIO_DEVICE_RESET", "reset"),
+    _c(105, "an ioeventfd performs its write when it is signalled", _IOEVENTFD, "ioeventfd", "scratch"),
+    _c(106, "an ioeventfd that was taken away performs no write", _IOEVENTFD, "ioeventfd", "scratch"),
+    _c(107, "IOEVENTFD with no width, several, an undefined flag or an argsz too short is refused",
+       _IOEVENTFD,
+       "ioeventfd"),
+    _c(108, "IOEVENTFD beyond a region, or for the table of MSI-X, is refused", _IOEVENTFD, "ioeventfd"),
+    _c(109, "taking away an ioeventfd that is not there, or something that is no eventfd, is refused",
+       _IOEVENTFD,
+       "ioeventfd"),
+    _c(115, "LOW_POWER_ENTRY and LOW_POWER_EXIT succeed, and in between the device can be used", _LOW,
+       "low_power", since="v6.1"),
+    _c(116, "mappings give no access between LOW_POWER_ENTRY and LOW_POWER_EXIT", _LOW, "low_power",
+       "mmap_region", since="v6.1"),
+    _c(117, "LOW_POWER_ENTRY_WITH_WAKEUP takes an eventfd, and nothing else",
+       _WAKE, "low_power", since="v6.1"),
+    _c(120, "a dma-buf of a part of a region is given as an fd", _DMABUF, "dma_buf_region", since="v6.19"),
+    _c(121, "DMA_BUF with flags, without ranges, or with ranges outside the region or not aligned is refused",
+       _DMABUF, "dma_buf_region", since="v6.19"),
+)
+# fmt: on
+
+CLAUSES = (*_DEVICE, *_REGIONS, *_ACCESS, *_CONFIG_SPACE, *_INTERRUPTS, *_LINE, *_REST)
