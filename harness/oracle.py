@@ -43,6 +43,8 @@ def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
     """Why the clause does not apply to a device with these probed capabilities; '' when it does."""
     if capabilities.get("mock") and not clause.mock:
         return f"it speaks of VFIO devices, and here {capabilities['mock']}"
+    if capabilities.get("noiommu") and "noiommu" not in clause.needs:
+        return "it speaks of devices that a cdev gives, and here is a device without an IOMMU"
     flags = migration_flags(capabilities)
     has = {
         "migration": bool(flags),

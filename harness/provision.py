@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import shlex
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _PROVISION_S = 180.0
+_NOIOMMU_MODE = "enable_unsafe_noiommu_mode"
 _AGENT_LEAVES_S = 20.0
 _RECONNECT_S = 60.0
 _MAX_MODULE_BYTES = 40 << 20
@@ -153,12 +155,14 @@ def provisioned(
             _refuse(where, describe(host, device, wire), may_be_made=False)
             stack.enter_context(leased(host.agent, [wire], holder))
         driver = None if device.mdev is not None else device.wanted_driver
+        if device.noiommu:
+            host.agent.call("set_parameter", module="vfio", name=_NOIOMMU_MODE, value="Y")
         answer = host.agent.call("provision", deadline_s=_PROVISION_S, device=dict(wire), driver=driver)
         others = [
             host.agent.call("provision", deadline_s=_PROVISION_S, device=dict(each), driver=driver)
             for each in companions
         ]
-        yield _ready(host, device, wire, answer, where, others)
+        yield (_without_iommu if device.noiommu else _ready)(host, device, wire, answer, where, others)
 
 
 @contextlib.contextmanager
@@ -319,6 +323,32 @@ def _mock(host: Host, device: DeviceSpec, wire: Mapping[str, Any], where: str) -
     return ProvisionedDevice(
         id=device.id, profile=load_profile(device.profile), wire=wire, cdev="", group="", vfio_name="",
         debugfs="", sysfs="", driver="iommufd mock", capabilities=probe_mock(host.agent, where),
+    )  # fmt: skip
+
+
+def _without_iommu(
+    host: Host,
+    device: DeviceSpec,
+    wire: Mapping[str, Any],
+    answer: Any,
+    where: str,
+    _others: Sequence[Any] = (),
+) -> ProvisionedDevice:
+    """A device in no-IOMMU mode: it has a group and no cdev, so nothing can be probed as on others."""
+    if not isinstance(answer, Mapping) or not str(answer.get("group") or "").rpartition("/")[2].startswith(
+        "noiommu-"
+    ):
+        raise LabError(
+            f"{where} got no group called noiommu-N: an IOMMU stands behind it; leave `noiommu` out"
+        )
+    now = describe(host, device, wire)
+    path = str(now.get("path") or "")
+    ids = host.exec(f"head -c 4 {shlex.quote(path)}/config", 20.0)[1].hex()
+    return ProvisionedDevice(
+        id=device.id, profile=load_profile(device.profile), wire=wire, cdev="",
+        group=str(answer["group"]), vfio_name=str(answer.get("vfio_name") or ""), debugfs="", sysfs=path,
+        driver=str(now.get("driver") or ""), capabilities={"noiommu": True, "config_ids": ids},
+        described=now,
     )  # fmt: skip
 
 

@@ -161,6 +161,8 @@ class DeviceSpec(_Strict):
     module: FilePath | None = None
     options: Mapping[str, str | int | bool] = Field(default_factory=dict)
     vf_of: VfSpec | Bdf | None = None
+    noiommu: bool = False
+    """No IOMMU protects the host from it: bound in no-IOMMU mode, on the embedded lab only."""
     companions: tuple[Bdf, ...] = ()
     """Other devices of its IOMMU group, bound to the same driver while it is tested."""
 
@@ -170,6 +172,8 @@ class DeviceSpec(_Strict):
             raise ValueError("needs exactly one of pci, mdev and mock")
         if self.vf_of is not None and self.pci is None:
             raise ValueError("has vf_of without pci: the virtual function's own address")
+        if self.noiommu and self.pci is None:
+            raise ValueError("has noiommu without pci: an mdev's driver is its IOMMU")
         if self.companions and self.pci is None:
             raise ValueError("has companions without pci: only PCI functions share an IOMMU group")
         return self

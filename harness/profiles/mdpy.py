@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's sample display (samples/vfio-mdev/mdpy.c): a mediated frame buffer that does no DMA.
+
+Config space is emulated, and the frame buffer is a region that can be mapped; no interrupts, no migration.
+"""
+
+from __future__ import annotations
+
+from harness.profiles import Profile
+
+__all__ = ["PROFILE"]
+
+PROFILE = Profile(
+    module="mdpy",
+    driver="mdpy",
+    description="sample mdev with a frame buffer and no DMA",
+    does_dma=False,
+    bus="mdev",
+    source="samples/vfio-mdev/mdpy.c",
+)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments on devices with an emulated IOMMU; each program opens the device itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from harness.engines import load_engine
+from harness.script import Script
+from suites.mig.subject import Subject
+
+__all__ = ["CAP_SYS_RAWIO", "EXPERIMENTS", "everything_but", "opened"]
+
+Experiment = Callable[[Subject], Iterator[Script]]
+
+TAINT = "/proc/sys/kernel/tainted"
+CAP_SYS_RAWIO = 17  # include/uapi/linux/capability.h
+_TYPE1V2, _NOIOMMU = 3, 8
+_PAGE, _FILL = 4096, 0x5A
+_IOVA = 0x0200_0000
+_RANGES = 64
+
+
+def everything_but(*kept: int) -> list[int]:
+    """All capabilities but these."""
+    return [number for number in range(41) if number not in kept]
+
+
+def opened(script: Script, *, attach: bool = True) -> dict[str, int]:
+    """Append opening, binding and attaching; the indices by operation."""
+    found = {
+        "open_iommufd": script.op("open_iommufd", out="i"),
+        "ioas_alloc": script.op("ioas_alloc", fd="i", out="ioas"),
+        "open_cdev": script.op("open_cdev", dev="dev0", out="d"),
+        "bind": script.op("bind", fd="d", iommufd="i", out="devid"),
+    }
+    if attach:
+        found["attach"] = script.op("attach", fd="d", pt="ioas")
+    return found
+
+
+def an_emulated_device_binds_and_attaches_without_an_iommu(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-001 to EMU-005."""
+    script = Script(fresh=False)
+    before = script.op("read_text", path=TAINT)
+    made = opened(script, attach=False)
+    script.claim("EMU-001", made["bind"], "errno", "==", 0, "BIND succeeds")
+    script.claim("EMU-001", made["bind"], "devid", ">", 0, "a device id", [(made["bind"], "errno", "==", 0)])
+    wide = _ranges(script)
+    attach = script.op("attach", fd="d", pt="ioas")
+    script.claim("EMU-002", attach, "errno", "==", 0, "ATTACH succeeds")
+    script.claim(
+        "EMU-002", attach, "pt", "==", script.ref(made["ioas_alloc"], "ioas"), "the id of the IOAS",
+        [(attach, "errno", "==", 0)],
+    )  # fmt: skip
+    now = _ranges(script)
+    for field in ("num_iovas", "buf_allowed_iovas"):
+        script.claim(
+            "EMU-003", now, field, "==", script.ref(wide, field), f"{field} as before the attach",
+            [(wide, "errno", "==", 0)],
+        )  # fmt: skip
+    table = script.op("hwpt_alloc", fd="i", devid="devid", pt="ioas")
+    script.claim("EMU-004", table, "errno", "!=", 0, "an error")
+    script.op("close", fd="d")
+    script.op("close", fd="i")
+    after = script.op("read_text", path=TAINT)
+    script.claim("EMU-005", after, "text", "==", script.ref(before, "text"), "the taint of before")
+    yield script
+
+
+def _ranges(script: Script) -> int:
+    """The allowed IOVA ranges of the IOAS, up to 64 of them.  (Its alignment may grow: pages are pinned.)"""
+    return script.op(
+        "iommu", fd="i", cmd="IOMMU_IOAS_IOVA_RANGES", set={"ioas_id": "ioas", "num_iovas": _RANGES},
+        bufs={"allowed_iovas": 16 * _RANGES},
+    )  # fmt: skip
+
+
+def a_container_of_an_emulated_device_is_an_ordinary_one(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-007."""
+    script = Script(fresh=False)
+    script.op("open_group", dev="dev0", out="g")
+    script.op("open_container", out="c")
+    joined = script.op("group_set_container", fd="g", container="c")
+    here = [(joined, "errno", "==", 0)]
+    offered = script.op("check_extension", fd="c", ext=_NOIOMMU)
+    script.claim("EMU-007", offered, "ret", "==", 0, "VFIO_NOIOMMU_IOMMU is not offered", here)
+    refused = script.op("container_set_iommu", fd="c", type=_NOIOMMU)
+    script.claim("EMU-007", refused, "errno", "!=", 0, "VFIO_NOIOMMU_IOMMU is refused", here)
+    taken = script.op("container_set_iommu", fd="c", type=_TYPE1V2)
+    script.claim("EMU-007", taken, "errno", "==", 0, "type1v2 is taken", here)
+    given = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
+    script.claim("EMU-007", given, "errno", "==", 0, "the device", here)
+    yield script
+
+
+def an_emulated_device_needs_no_privilege(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-008."""
+    script = Script(fresh=False)
+    script.op("fork", actor="p")
+    dropped = script.op("act", actor="p", do=["drop_capability", {"caps": everything_but()}])
+    steps: Sequence[tuple[str, dict[str, str]]] = (
+        ("open_iommufd", {"out": "i"}),
+        ("ioas_alloc", {"fd": "i", "out": "ioas"}),
+        ("open_cdev", {"dev": "dev0", "out": "d"}),
+        ("bind", {"fd": "d", "iommufd": "i"}),
+        ("attach", {"fd": "d", "pt": "ioas"}),
+        ("device_info", {"fd": "d"}),
+    )
+    for name, args in steps:
+        index = script.op("act", actor="p", do=[name, args])
+        script.claim("EMU-008", index, "errno", "==", 0, f"{name} succeeds", [(dropped, "errno", "==", 0)])
+    script.op("exit", actor="p")
+    script.op("wait", actor="p", timeout_ms=5000)
+    yield script
+
+
+def regions_work_without_an_address_space(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-009."""
+    if not subject.state_regions or not subject.mutations:
+        return
+    for attach in (False, True):
+        script = Script(fresh=False)
+        opened(script, attach=attach)
+        if subject.has("reset"):
+            script.op("reset", fd="d")
+        untouched = subject.fingerprint(script)
+        for region, offset, data in subject.mutations[0]:
+            script.op("region_write", fd="d", region=region, off=offset, hex=data)
+        changed = subject.fingerprint(script)
+        assert untouched is not None
+        assert changed is not None
+        script.claim("EMU-009", changed, "errno", "==", 0, "regions can be read")
+        script.claim(
+            "EMU-009", changed, "sha256", "!=", script.ref(untouched, "sha256"), "what was written shows",
+            [(untouched, "errno", "==", 0)],
+        )  # fmt: skip
+        yield script
+
+
+class _Memory(Script):
+    """A program with two memories, the device attached to an IOAS that maps the first, and traffic."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(fresh=False)
+        opened(self)
+        if subject.has("reset"):
+            self.op("reset", fd="d")
+        for mem in ("one", "two"):
+            self.op("mmap", out=mem, n=_PAGE, align=_PAGE)
+            self.op("mem_fill", mem=mem, value=_FILL)
+        self.mapped("one")
+        self.traffic = load_engine(str(subject.capabilities["engine"])).traffic(self)
+        self.wrote = self.traffic.write(_IOVA, 64, 0x1000)
+        self.seen = self.changed("one")
+
+    @property
+    def works(self) -> list[tuple[int, str, str, object]]:
+        """The engine did what it was told while the memory was mapped: else nothing is proven."""
+        return [(self.wrote, "done", "==", True), (self.seen, "pages", "==", 1)]
+
+    def mapped(self, mem: str, ioas: str = "ioas") -> int:
+        """Map a memory at the IOVA."""
+        return self.op("ioas_map", fd="i", ioas=ioas, mem=mem, n=_PAGE, iova=_IOVA)
+
+    def unmapped(self, ioas: str = "ioas") -> int:
+        """Unmap the IOVA."""
+        return self.op("ioas_unmap", fd="i", ioas=ioas, iova=_IOVA, n=_PAGE)
+
+    def changed(self, mem: str) -> int:
+        """Count the pages of a memory that are not as it was filled."""
+        return self.op("mem_dirty", mem=mem, value=_FILL)
+
+    def refill(self) -> None:
+        """Both memories as at the beginning."""
+        for mem in ("one", "two"):
+            self.op("mem_fill", mem=mem, value=_FILL)
+
+    def untouched(self, clause: str, mem: str) -> None:
+        """Claim that the device has not written to a memory."""
+        self.claim(clause, self.changed(mem), "pages", "==", 0, f"memory {mem} untouched", self.works)
+
+
+def unmapped_memory_is_out_of_reach(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-010 to EMU-012."""
+    if not subject.has("engine"):
+        return
+    script = _Memory(subject)
+    kept = script.changed("one")
+    unmap = script.unmapped()
+    script.claim("EMU-010", unmap, "errno", "==", 0, "UNMAP succeeds", script.works)
+    still = script.changed("one")
+    script.claim("EMU-010", still, "pages", "==", script.ref(kept, "pages"), "what was written", script.works)
+    script.refill()
+    script.traffic.write(_IOVA, 64, 0x2000)
+    script.untouched("EMU-011", "one")
+    again = script.mapped("two")
+    script.op("reset", fd="d")
+    script.traffic.prepare()
+    wrote = script.traffic.write(_IOVA, 64, 0x3000)
+    there = [*script.works, (again, "errno", "==", 0), (wrote, "done", "==", True)]
+    script.claim("EMU-012", script.changed("two"), "pages", "==", 1, "the write in the new memory", there)
+    script.untouched("EMU-012", "one")
+    yield script
+
+
+def a_detached_device_reaches_nothing(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-013."""
+    if not subject.has("engine"):
+        return
+    script = _Memory(subject)
+    script.refill()
+    script.op("detach", fd="d")
+    script.traffic.write(_IOVA, 64, 0x2000)
+    script.untouched("EMU-013", "one")
+    yield script
+
+
+def another_address_space_replaces_the_first(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-014."""
+    if not subject.has("engine"):
+        return
+    script = _Memory(subject)
+    script.op("ioas_alloc", fd="i", out="other")
+    script.mapped("two", "other")
+    script.refill()
+    moved = script.op("attach", fd="d", pt="other")
+    wrote = script.traffic.write(_IOVA, 64, 0x2000)
+    there = [*script.works, (moved, "errno", "==", 0), (wrote, "done", "==", True)]
+    script.claim("EMU-014", script.changed("two"), "pages", "==", 1, "the write in the new space", there)
+    script.claim("EMU-014", script.changed("one"), "pages", "==", 0, "memory one untouched", there)
+    yield script
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    an_emulated_device_binds_and_attaches_without_an_iommu,
+    a_container_of_an_emulated_device_is_an_ordinary_one,
+    an_emulated_device_needs_no_privilege,
+    regions_work_without_an_address_space,
+    unmapped_memory_is_out_of_reach,
+    a_detached_device_reaches_nothing,
+    another_address_space_replaces_the_first,
+)

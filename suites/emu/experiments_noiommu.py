@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments on a device in no-IOMMU mode: its group, container, device, and the privilege they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from harness.script import Script
+from harness.uapi import vfio
+from suites.emu.experiments_emulated import CAP_SYS_RAWIO
+
+__all__ = ["EXPERIMENTS"]
+
+Experiment = Callable[[Mapping[str, Any]], Iterator[Script]]
+
+_TYPE1, _TYPE1V2, _NOIOMMU = 1, 3, 8
+_CONFIG = 7
+
+
+def _grouped(script: Script) -> int:
+    """Open the group and set a new container to it; the index of SET_CONTAINER."""
+    script.op("open_group", dev="dev0", out="g")
+    script.op("open_container", out="c")
+    return script.op("group_set_container", fd="g", container="c")
+
+
+def _given(script: Script) -> int:
+    """The device from a group whose container has VFIO_NOIOMMU_IOMMU; the index of GET_DEVICE_FD."""
+    _grouped(script)
+    script.op("container_set_iommu", fd="c", type=_NOIOMMU)
+    return script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
+
+
+def a_noiommu_container_has_no_translation(capabilities: Mapping[str, Any]) -> Iterator[Script]:
+    """Clauses: EMU-043, EMU-044, EMU-046."""
+    script = Script(fresh=False)
+    joined = _grouped(script)
+    here = [(joined, "errno", "==", 0)]
+    offered = script.op("check_extension", fd="c", ext=_NOIOMMU)
+    script.claim("EMU-043", offered, "ret", "==", 1, "VFIO_NOIOMMU_IOMMU is offered", here)
+    for kind in (_TYPE1, _TYPE1V2):
+        asked = script.op("check_extension", fd="c", ext=kind)
+        script.claim("EMU-043", asked, "ret", "==", 0, "type1 is not offered", here)
+        refused = script.op("container_set_iommu", fd="c", type=kind)
+        script.claim("EMU-044", refused, "errno", "!=", 0, "type1 is refused", here)
+    taken = script.op("container_set_iommu", fd="c", type=_NOIOMMU)
+    script.claim("EMU-044", taken, "errno", "==", 0, "VFIO_NOIOMMU_IOMMU is taken", here)
+    there = [*here, (taken, "errno", "==", 0)]
+    script.op("mmap", out="mem", n=4096, align=4096)
+    mapped = script.op("dma_map", fd="c", mem="mem", n=4096, iova=0x1000000)
+    script.claim("EMU-046", mapped, "errno", "!=", 0, "MAP_DMA is refused", there)
+    info = script.op("ioctl", fd="c", nr=vfio.VFIO_IOMMU_GET_INFO, buf="10" + "00" * 15)
+    script.claim("EMU-046", info, "errno", "!=", 0, "VFIO_IOMMU_GET_INFO is refused", there)
+    yield script
+
+
+def a_noiommu_device_can_be_used(capabilities: Mapping[str, Any]) -> Iterator[Script]:
+    """Clauses: EMU-045, EMU-052."""
+    for _ in range(2):  # the second time everything of the first is closed
+        script = Script(fresh=False)
+        given = _given(script)
+        script.claim("EMU-045", given, "errno", "==", 0, "the device")
+        info = script.op("device_info", fd="d")
+        script.claim("EMU-045", info, "errno", "==", 0, "its info", [(given, "errno", "==", 0)])
+        ids = script.op("region_read", fd="d", region=_CONFIG, off=0, n=4, width=4)
+        script.claim(
+            "EMU-045", ids, "hex", "==", str(capabilities["config_ids"]), "the device's ids",
+            [(given, "errno", "==", 0)],
+        )  # fmt: skip
+        for slot in ("d", "g", "c"):
+            script.op("close", fd=slot)
+        again = script.op("open_group", dev="dev0", out="g")
+        script.claim("EMU-052", again, "errno", "==", 0, "the group")
+        yield script
+
+
+def noiommu_needs_sys_rawio(capabilities: Mapping[str, Any]) -> Iterator[Script]:
+    """Clauses: EMU-047 to EMU-049."""
+    script = Script(fresh=False)
+    script.op("fork", actor="p")
+    dropped = script.op("act", actor="p", do=["drop_capability", {"caps": [CAP_SYS_RAWIO]}])
+    refused = script.op("act", actor="p", do=["open_group", {"dev": "dev0", "out": "g"}])
+    script.claim("EMU-047", refused, "errno", "!=", 0, "an error", [(dropped, "errno", "==", 0)])
+    yield script
+
+    script = Script(fresh=False)
+    script.op("open_group", dev="dev0", out="g")
+    script.op("open_container", out="c")
+    script.op("fork", actor="p")
+    dropped = script.op("act", actor="p", do=["drop_capability", {"caps": [CAP_SYS_RAWIO]}])
+    less = [(dropped, "errno", "==", 0)]
+    refused = script.op("act", actor="p", do=["group_set_container", {"fd": "g", "container": "c"}])
+    script.claim("EMU-048", refused, "errno", "!=", 0, "an error", less)
+    joined = script.op("group_set_container", fd="g", container="c")
+    script.claim("EMU-048", joined, "errno", "==", 0, "the privileged user gets it", less)
+    refused = script.op("act", actor="p", do=["container_set_iommu", {"fd": "c", "type": _NOIOMMU}])
+    script.claim("EMU-049", refused, "errno", "!=", 0, "an error", [*less, (joined, "errno", "==", 0)])
+    taken = script.op("container_set_iommu", fd="c", type=_NOIOMMU)
+    script.claim("EMU-049", taken, "errno", "==", 0, "the privileged user gets it", less)
+    script.op("exit", actor="p")
+    script.op("wait", actor="p", timeout_ms=5000)
+    yield script
+
+
+def an_iommufd_stands_in_for_a_noiommu_container(capabilities: Mapping[str, Any]) -> Iterator[Script]:
+    """Clauses: EMU-050, EMU-051."""
+    script = Script(fresh=False)
+    script.op("open_iommufd", out="i")
+    script.op("open_group", dev="dev0", out="g")
+    joined = script.op("group_set_container", fd="g", container="i")
+    script.claim("EMU-050", joined, "errno", "==", 0, "SET_CONTAINER succeeds")
+    given = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
+    script.claim("EMU-050", given, "errno", "==", 0, "the device", [(joined, "errno", "==", 0)])
+    info = script.op("device_info", fd="d")
+    script.claim("EMU-050", info, "errno", "==", 0, "its info", [(given, "errno", "==", 0)])
+    yield script
+
+    script = Script(fresh=False)
+    script.op("open_iommufd", out="i")
+    script.op("ioas_alloc", fd="i", out="ioas")
+    compat = script.op("iommu", fd="i", cmd="IOMMU_VFIO_IOAS", set={"ioas_id": "ioas", "op": 1})
+    script.op("open_group", dev="dev0", out="g")
+    joined = script.op("group_set_container", fd="g", container="i")
+    given = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
+    script.claim("EMU-051", given, "errno", "!=", 0, "an error", [(compat, "errno", "==", 0)])
+    yield script
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    a_noiommu_container_has_no_translation,
+    a_noiommu_device_can_be_used,
+    noiommu_needs_sys_rawio,
+    an_iommufd_stands_in_for_a_noiommu_container,
+)
