@@ -9,9 +9,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -28,7 +29,8 @@ from harness.lab.kernel import KernelBuild, obtain_kernel
 from harness.progress import Progress, open_progress
 from harness.prove.core import patched_modules
 from harness.prove.defects import CORE, Defect, catalogue, check_defects, select_defects
-from harness.prove.matrix import NOT_GOLDEN, Matrix, build_matrix
+from harness.prove.known import NOT_GOLDEN
+from harness.prove.matrix import Matrix, build_matrix
 from harness.prove.pool import Pool
 from harness.prove.render import markdown, page, text_table, with_summary
 from harness.prove.result import Result, result_from_json
@@ -59,6 +61,9 @@ def prove(
     ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, max=64, help="labs at once")] = 2,
     limit: Annotated[float, typer.Option(min=5, max=3600, help="seconds a trial may take")] = 60.0,
+    every_test: Annotated[
+        bool, typer.Option("--every-test", help="run all tests on each defect, in the order of certify")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="folder of the run  [default: runs/TIME-proof]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     write_docs: Annotated[
@@ -92,7 +97,9 @@ def prove(
     interrupted = 0
     try:
         with _terminable(), (folder / _RESULTS).open("a") as file:
-            for result in _results(chosen, results, seeds, golden, seed, flavour, jobs, limit, folder):
+            for result in _results(
+                chosen, results, seeds, golden, seed, flavour, jobs, limit, every_test, folder
+            ):
                 results.append(result)
                 file.write(json.dumps(result.as_json()) + "\n")
                 file.flush()
@@ -143,6 +150,7 @@ def _results(
     flavour: str | None,
     size: int,
     limit: float,
+    every_test: bool,
     folder: Path,
 ) -> Iterator[Result]:
     """The trials that are still to be run, flavour by flavour."""
@@ -153,7 +161,7 @@ def _results(
         mine = [d for d in chosen if d.flavour == kind]
         wanted = [
             *_golden_jobs(chosen, golden, seed, kind, limit, asked=flavour == kind),
-            *_defect_jobs(mine, seeds, seed, kind, limit),
+            *_defect_jobs(mine, seeds, seed, kind, limit, every_test=every_test),
         ]
         todo = [job for job in wanted if job.name not in done]
         if not todo:
@@ -170,10 +178,13 @@ def _results(
                 yield result
 
 
-def _defect_jobs(defects: Sequence[Defect], seeds: int, seed: int, kind: str, limit: float) -> list[Job]:
+def _defect_jobs(
+    defects: Sequence[Defect], seeds: int, seed: int, kind: str, limit: float, *, every_test: bool
+) -> list[Job]:
+    mode: Literal["all", "chapter"] = "all" if every_test else "chapter"
     factor = _DEBUG_LIMIT if kind == "debug" else 1.0
     return [
-        Job(d.device, seed + n, d, whole=n == 0, limit_s=limit * factor, flavour=kind)
+        Job(d.device, seed + n, d, mode if n == 0 else "catch", limit_s=limit * factor, flavour=kind)
         for n in range(seeds)
         for d in defects
     ]
@@ -207,13 +218,10 @@ def _seeded(job: Job, kernel: KernelBuild, progress: Progress) -> Job:
     if job.defect is None:
         return job
     if job.defect.module != CORE:
-        return _with(job, (f"{job.defect.module}={job.defect.name}",))
+        return replace(job, seeding=(f"{job.defect.module}={job.defect.name}",))
     assert job.defect.patch is not None
-    return _with(job, tuple(str(path) for path in patched_modules(kernel, job.defect.patch, progress)))
-
-
-def _with(job: Job, seeding: tuple[str, ...]) -> Job:
-    return Job(job.device, job.seed, job.defect, job.whole, seeding, job.limit_s, job.flavour)
+    built = patched_modules(kernel, job.defect.patch, progress)
+    return replace(job, seeding=tuple(str(path) for path in built))
 
 
 def _line(result: Result, defects: Sequence[Defect]) -> str:

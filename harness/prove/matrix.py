@@ -9,16 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.prove.defects import Defect
+from harness.prove.known import KNOWN_OF_THE_CORE, NOT_GOLDEN
 from harness.prove.result import Result, Seen
 from harness.spec.fsm import State
 
-__all__ = ["NOT_GOLDEN", "Alarm", "Matrix", "Row", "build_matrix", "short_case"]
-
-NOT_GOLDEN: Mapping[str, str] = {
-    "mtty0": "the kernel's sample driver, which breaks rules of its own",
-    "mtty1": "the kernel's sample driver, which breaks rules of its own",
-}
-"""Devices that are no proof against false alarms; what they break undefected catches nothing."""
+__all__ = ["Alarm", "Matrix", "Row", "build_matrix", "short_case"]
 
 Verdict = Literal["caught", "elsewhere", "missed", "undecided"]
 _CASE_OPS = 24
@@ -139,6 +134,7 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
     baseline: dict[str, set[str]] = {}
     runs: dict[str, int] = {}
     alarms: list[Alarm] = []
+    core: set[str] = set()
     faults: list[str] = []
     for result in (r for r in found if r.golden):
         label = result.device if result.flavour == "plain" else f"{result.device} ({result.flavour})"
@@ -146,7 +142,8 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
             baseline.setdefault(result.device, set()).update(s.clause for s in result.seen)
             continue
         faults += [f"{label}, seed {result.seed}: {f}" for f in result.faults + result.bugs]
-        alarms += [Alarm(label, result.seed, seen) for seen in result.seen]
+        alarms += [Alarm(label, result.seed, s) for s in result.seen if s.clause not in KNOWN_OF_THE_CORE]
+        core |= {s.clause for s in result.seen if s.clause in KNOWN_OF_THE_CORE}
         if result.why == "done" and not result.faults and not result.bugs:
             runs[label] = runs.get(label, 0) + 1
         else:
@@ -155,12 +152,15 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
         _row(
             d,
             [r for r in found if not r.golden and r.subject == d.name],
-            frozenset(baseline.get(d.device, ())),
+            frozenset({*baseline.get(d.device, ()), *KNOWN_OF_THE_CORE}),
         )
         for d in defects
     ]
     bugs = [f"{r.job}: {bug}" for r in found for bug in r.bugs]
-    return Matrix(rows, alarms, runs, faults, {k: sorted(v) for k, v in baseline.items()}, elapsed_s, bugs)
+    if core:
+        baseline["every device: the kernel's core"] = core
+    known = {device: sorted(clauses) for device, clauses in baseline.items()}
+    return Matrix(rows, alarms, runs, faults, known, elapsed_s, bugs)
 
 
 def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) -> Row:

@@ -15,11 +15,11 @@ __all__ = ["README_MARK", "markdown", "page", "text_table", "with_summary"]
 README_MARK = ("<!-- proof -->", "<!-- /proof -->")
 _WORDS = """\
 Each line is a driver, or a piece of the kernel's VFIO core, with one rule broken on purpose, the way an
-author plausibly breaks it. Every trial starts from the lab's snapshot and runs the chapters as `certify`
-does, with its budget and in its order. *s* counts from the fresh lab (connecting and probing included) to
-the first violation of the clause that the defect breaks; *programs* were run until then; *seeds* are the
-trials in which that clause caught it. With the first seed all tests run; with further ones those that name
-the clause come first, which makes no difference to them: a test's randomness is the seed's and its own.
+author plausibly breaks it. Every trial starts from the lab's snapshot, with the budget of `certify`. The
+tests that name the broken clause come first, then the rest of the chapter; what that does not catch meets
+all the other tests (`--every-test`: all of them on each defect, in the order of `certify`). *s* counts from
+the fresh lab (connecting and probing included) to the first violation of the broken clause, *programs* were
+run until then, and *seeds* are the trials in which that clause caught the defect.
 """.splitlines()
 COMMAND = "./vfiocert prove --write-docs"
 _SYMBOLS = {"caught": "✓", "elsewhere": "~", "missed": "✗", "undecided": "?"}

@@ -71,7 +71,7 @@ def read_events(job: Job, path: Path, *, killed: bool) -> Result:
     """The result of a trial from its file of events."""
     result = Result(
         job.name, job.defect.name if job.defect else job.device, job.defect is None, job.device, job.seed,
-        job.whole, job.flavour,
+        job.mode != "catch", job.flavour,
     )  # fmt: skip
     fresh = False
     try:

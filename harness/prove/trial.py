@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -44,14 +44,15 @@ BUDGET_S, DEPTH = 120.0, 5
 class Job:
     """One thing to try: `defect` on its device, or the golden `device`, with a seed.
 
-    `whole` runs all tests in the order of `certify`; otherwise the tests that name the broken clause come
-    first, and the trial ends with its first violation.  `seeding` is what `--defect` of the plugin takes.
+    The tests that name the broken clause come first.  `mode` says when a trial ends once the clause is
+    violated: at once (catch), after the quick tests of its chapter (chapter), or never: all tests run, in the
+    order of `certify` (all).  `seeding` is what `--defect` of the plugin takes.
     """
 
     device: str
     seed: int
     defect: Defect | None = None
-    whole: bool = True
+    mode: Literal["catch", "chapter", "all"] = "chapter"
     seeding: tuple[str, ...] = ()
     limit_s: float = 60.0
     flavour: str = "plain"
@@ -60,11 +61,7 @@ class Job:
     def name(self) -> str:
         """What the trial's files are called."""
         subject = self.defect.name if self.defect else f"golden-{self.device}"
-        return (
-            f"{subject}-{self.seed}"
-            + ("" if self.whole else "-c")
-            + ("" if self.flavour == "plain" else "-d")
-        )
+        return f"{subject}-{self.seed}-{self.mode}-{self.flavour}"
 
 
 class Trial:
@@ -93,7 +90,7 @@ class Trial:
             programs=self.programs + rig.programs, expected=str(violation.expected)[:300],
             observed=str(violation.observed)[:300],
         )  # fmt: skip
-        if not self.job.whole and self._is_broken(violation.clause):
+        if self.job.mode == "catch" and self._is_broken(violation.clause):
             self.finish("caught")
 
     def keeps(self, violation: Violation) -> bool:
@@ -105,7 +102,7 @@ class Trial:
     def shrinks(self, violation: Violation) -> bool:
         """Only the case that the matrix shows is made short."""
         self._shrunk = True
-        return self.job.whole
+        return self.job.mode != "catch"
 
     def _is_broken(self, clause: str) -> bool:
         return self.job.defect is not None and clause == self.job.defect.clause
@@ -127,19 +124,30 @@ class Trial:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Where only a catch is wanted, the tests that are there for the clause come first."""
+        """The tests that are there for the clause first, then its chapter, then as `certify` has them."""
         self.planned = len(items)
         defect = self.job.defect
-        if defect is not None and not self.job.whole:
-            items.sort(key=lambda item: defect.clause not in _about(item).get("named", ()))
+        if defect is None or self.job.mode == "all":
+            return
+
+        def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+            mine = defect.clause in _about(item).get("named", ())
+            return not mine, not _is_quick(item), not self._is_near(item)
+
+        items.sort(key=place)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
-        """The long searches, which come last, are for what no experiment has caught."""
-        params = getattr(getattr(item, "callspec", None), "params", {})
+        """Once the clause is violated, the trial ends with the quick tests of its chapter."""
         defect = self.job.defect
-        if defect is not None and defect.clause in self.seen_clauses and "experiment" not in params:
+        if defect is None or self.job.mode == "all" or defect.clause not in self.seen_clauses:
+            return
+        if not _is_quick(item) or not self._is_near(item):
             self.finish("caught")
+
+    def _is_near(self, item: pytest.Item) -> bool:
+        defect = self.job.defect
+        return defect is not None and item.path.parent.name == defect.clause.partition("-")[0].lower()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Name what runs now."""
@@ -173,6 +181,11 @@ class Trial:
         error = json.loads(str(dict(report.user_properties).get("vfiocert-error", "null")))
         lines = report.longreprtext.strip().splitlines() or ["?"]
         self.say("fault", message=(error[1] if error else lines[-1])[:500], bug=not error)
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    """Experiments are, the searches beside them are not."""
+    return "experiment" in getattr(getattr(item, "callspec", None), "params", {})
 
 
 def _about(item: pytest.Item) -> dict[str, Any]:
