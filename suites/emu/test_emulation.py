@@ -14,6 +14,7 @@ from harness.errors import LabError
 from harness.script import Script
 from harness.uapi import vfio
 from suites.emu import experiments_emulated, experiments_noiommu
+from suites.sel.matching import NO_DRIVER
 
 _TAINT_USER = 1 << 6  # Documentation/admin-guide/tainted-kernels.rst
 _BUS_MASTER = 1 << 2
@@ -82,9 +83,11 @@ def test_noiommu_mode_has_its_own_names_and_taints(rig: Rig, case: Case) -> None
         if not rig.capabilities.get("noiommu"):
             return
         agent = rig.connection.agent
-        agent.call("set_parameter", module="vfio", name="enable_unsafe_noiommu_mode", value="N")
+        # Unbound before the mode changes: so that the undo, which goes backwards, can bind it again.
+        _rebound(rig, NO_DRIVER)
+        _mode(rig, "N")
         without = _rebound(rig, "vfio-pci")
-        agent.call("set_parameter", module="vfio", name="enable_unsafe_noiommu_mode", value="Y")
+        _mode(rig, "Y")
         refused = without["driver"] is None and without["vfio_name"] is None
         rig.observe("EMU-040", refused, "no driver", f"{without['driver']}, {without['vfio_name']}")
         bound = _rebound(rig, "vfio-pci")
@@ -148,6 +151,10 @@ def _uio_program(node: str, config: str) -> Script:
     off = struct.pack("<H", 2).hex()
     script.claim("EMU-063", closed, "hex", "==", off, "memory space on, bus mastering off", mastering)
     return script
+
+
+def _mode(rig: Rig, value: str) -> None:
+    rig.connection.agent.call("set_parameter", module="vfio", name="enable_unsafe_noiommu_mode", value=value)
 
 
 def _wire(rig: Rig) -> dict[str, Any]:
