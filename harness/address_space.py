@@ -77,12 +77,15 @@ class AddressSpaces:
             "IOMMU_TEST_OP_MOCK_DOMAIN": self._narrowed, "IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS": self._narrowed,
             "IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE": self._narrowed, "IOMMU_HWPT_ALLOC": self._narrowed,
             "IOMMU_TEST_OP_ACCESS_REPLACE_IOAS": self._replaced_access, "IOMMU_DESTROY": self._narrowed,
+            "IOMMU_HW_QUEUE_ALLOC": self._locked,
         }  # fmt: skip
 
     def step(self, index: int, name: str, args: Args, record: Record) -> None:
         """Take one operation of the program with its record."""
         if record.get("skipped"):
             return
+        if name == "act":
+            name, args = _in_its_process(str(args["actor"]), args["do"])
         if name == "iommu":
             handler = self._handlers.get(args["cmd"])
             if handler is not None:
@@ -129,6 +132,12 @@ class AddressSpaces:
         for space in self._spaces.values():
             space.ranges = None
 
+    def _locked(self, _index: int, _args: Args, record: Record) -> None:
+        """A hardware queue keeps some of its memory mapped, until when only its program knows."""
+        for space in () if record["errno"] else self._spaces.values():
+            for area in space.areas.values():
+                area.doubtful = True
+
     def _ranges(self, _index: int, args: Args, record: Record) -> None:
         space = self._spaces.get((args["fd"], record["ioas_id"]))
         if space is None or record["errno"] or "buf_allowed_iovas" not in record:
@@ -167,6 +176,10 @@ class AddressSpaces:
         if space is None or record["flags"] & ~(_FIXED | _RW):
             return
         source = _source(args)
+        if args["cmd"] == "IOMMU_IOAS_MAP_FILE" and (source is None or source[0] not in self._memory):
+            if not record["errno"]:
+                space.areas[record["iova"]] = _Area(record["length"], record["flags"], None)
+            return  # whether it is a file that can be mapped is not this model's affair
         offset = source[1] if source else 0
         self._mapped(
             index, space, space.rules, args, record, record["length"], record["flags"], source, offset
@@ -399,6 +412,17 @@ class AddressSpaces:
             low, high = max(area, iova), min(area + extent, iova + len(data))
             if found is not None:
                 self._store(found[0], found[1] + low - area, data[low - iova : high - iova])
+
+
+def _in_its_process(actor: str, operation: Sequence[Any]) -> tuple[str, Args]:
+    """An operation of another process, whose memory is not ours."""
+    name, args = operation[0], dict(operation[1])
+    if "mems" in args:
+        args["mems"] = {field: [f"{actor}:{slot}", off] for field, (slot, off) in args["mems"].items()}
+    for key in ("mem", "out"):
+        if name in ("mmap", "mem_write") and key in args:
+            args[key] = f"{actor}:{args[key]}"
+    return name, args
 
 
 def _number(args: Args, name: str) -> int:

@@ -35,14 +35,24 @@ PROFILE = Profile(
             "iova_bitmap_for_each() returns; the walk had ended at the hole with EINVAL"
         ),
         "DIRTY-127": (
-            "iova_bitmap_set() cannot fail, and iommu_read_and_clear_dirty() would drop the error: dirty bits "
-            "are cleared and reported to nobody"
+            "iova_bitmap_set() cannot fail, and iommu_read_and_clear_dirty() would drop the error: dirty "
+            "bits are cleared and reported to nobody"
         ),
         "DIRTY-128": (
-            "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h gets a length of 0 for a range that begins "
-            "at the last item of a contiguous entry, and iova_bitmap_set() of 0 bytes does not end"
+            "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h gets a length of 0 for a range that "
+            "begins at the last item of a contiguous entry, and iova_bitmap_set() of 0 bytes does not end"
         ),
         "DIRTY-131": "iommufd_hwpt_set_dirty_tracking() does not look at __reserved",
+        "IOM-010": "iommufd_viommu_alloc_ioctl() does not look at __reserved",
+        "IOM-011": "iommufd_hwpt_alloc() says EINVAL for a pt_id that does not exist",
+        "IOM-049": (
+            "iopt_unmap_iova_range() of drivers/iommu/iommufd/io_pagetable.c unmaps one after the other "
+            "and stops at the one that it would have to cut"
+        ),
+        "IOM-077": (
+            "need_charge_update() of drivers/iommu/iommufd/ioas.c skips pages of a process with CAP_IPC_LOCK "
+            "(IOPT_PAGES_ACCOUNT_NONE), which change_mm() gives to the new one: its pinned_vm falls below 0"
+        ),
         "DIRTY-135": "iova_bitmap_alloc() takes __ffs(page_size) for its size: 12288 counts as 4096",
     },
 )

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every experiment of the chapter, and random programs on an address space."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.plugin import Case
+from fixtures.rig import Rig
+from suites.iom import (
+    experiments_account,
+    experiments_format,
+    experiments_space,
+    experiments_tables,
+    experiments_viommu,
+)
+from suites.iom.experiments_format import Experiment
+from suites.iom.random_space import NativeBackend, random_space
+from suites.iom.words import Core
+
+RANDOM_PROGRAMS = 45
+RANDOM_PROGRAMS_OF_A_DEVICE = 12
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        *experiments_format.EXPERIMENTS, *experiments_space.EXPERIMENTS, *experiments_tables.EXPERIMENTS,
+        *experiments_viommu.EXPERIMENTS, *experiments_account.EXPERIMENTS,
+    ],
+    ids=lambda e: str(e.__name__),
+)  # fmt: skip
+def test_experiment_on_iommufd(rig: Rig, case: Case, experiment: Experiment) -> None:
+    """Runs the programs of one experiment."""
+
+    def body() -> None:
+        subject = rig.subject(experiment.__name__)
+        only = subject.has("mock")
+        for script in experiment(subject) if only or experiment in DEVICE_EXPERIMENTS else ():
+            rig.run(script.to_json(), own=not only)
+
+    case.run(body)
+
+
+DEVICE_EXPERIMENTS = (
+    experiments_space.ranges_are_full_at_first_and_narrowed_by_devices,
+    experiments_space.maps_at_fixed_and_chosen_addresses,
+    experiments_space.copies_share_what_they_copy,
+    experiments_space.files_are_mapped_by_what_they_hold,
+    experiments_tables.tables_hold_what_their_space_maps,
+    experiments_tables.flags_of_tables,
+    experiments_tables.hardware_information,
+    experiments_account.pinned_memory_is_counted_once,
+)
+"""What depends on the device, and is tried on VFIO devices too."""
+
+
+def test_random_programs_on_an_ioas(rig: Rig, case: Case) -> None:
+    """Clauses: IOM-030 to IOM-038, IOM-040 to IOM-044, IOM-050, IOM-051."""
+
+    def body() -> None:
+        subject = rig.subject("random programs on an IOAS")
+        mock = subject.has("mock")
+        for number in range(RANDOM_PROGRAMS if mock else RANDOM_PROGRAMS_OF_A_DEVICE):
+            attach = None if mock and number % 3 == 0 else (Core.mock if mock else Core.device)
+            program = random_space(NativeBackend(attach, mock), Core(), subject.rng)
+            rig.run(program.json(), own=not mock, log=number % 10 == 9)
+
+    case.run(body)
