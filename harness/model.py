@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.spec.fsm import PRE_COPY_STATES, SAVING_GROUP, Mig, S, State, path, starts_session
 
-__all__ = ["CAPABILITIES", "DEFECTS", "ModelAgent"]
+__all__ = ["CAPABILITIES", "DEFECTS", "FAIL", "ModelAgent"]
 
 CAPABILITIES: dict[str, Any] = {
     "migration": ["STOP_COPY", "P2P", "PRE_COPY"],
@@ -145,6 +145,10 @@ DEFECTS: dict[str, str] = {
     "get-migration-fails": "MIG-001",
     "segments-of-reads-matter": "MIG-104",
     "mixed-stream-refused": "MIG-119",
+    "saving-fd-lives-in-error": "MIG-132",
+    "failed-arc-jumps": "MIG-051",
+    "failed-arc-loses-state": "MIG-115",
+    "error-breaks": "MIG-144",
 }
 for _n, _arc in enumerate(
     (
@@ -175,6 +179,8 @@ _REFUSED = {
     **{f"arc-{a.name}-{b.name}-refused".lower().replace("_", "-"): (a, b) for a in State for b in State},
 }
 _MAGIC = b"MODELDEV"
+FAIL = 32
+"""Offset at which a test tells the model to fail an arc."""
 
 
 class _Session:
@@ -191,7 +197,8 @@ class Fail(Exception):
 class ModelAgent:
     """Runs programs on the model; `defects` are names of `DEFECTS`, `flags` the declared features.
 
-    With `error` a stream that is found damaged leads to ERROR, else to RESUMING.
+    With `error` a stream that is found damaged leads to ERROR, else to RESUMING.  A write of three bytes at
+    offset `FAIL` tells it to fail an arc, once: current state, new state, and whether into ERROR.
     """
 
     def __init__(self, *defects: str, flags: Mig = Mig(7), error: bool = False) -> None:
@@ -206,6 +213,7 @@ class ModelAgent:
         self.opened = True
         self.passed: _Session | None = None
         self.refusals = 0
+        self.fail: tuple[int, ...] = ()
 
     def bad(self, name: str) -> bool:
         """Whether this rule is broken."""
@@ -301,7 +309,21 @@ class ModelAgent:
             self.slots[out] = self.session or _Session(True, b"")
         return result
 
+    def _fail_arc(self, a: State, b: State) -> None:
+        if self.fail[:2] != (a, b):
+            return
+        into_error, self.fail = self.fail[2], ()
+        if into_error:
+            self.state, self.broken = S.ERROR, self.bad("error-breaks")
+            self._end(not self.bad("saving-fd-lives-in-error"))
+        if self.bad("failed-arc-jumps"):
+            self.state = S.RUNNING if a == S.STOP else S.STOP
+        if self.bad("failed-arc-loses-state"):
+            self.memory = bytearray(16)
+        raise OSError(errno.ENOSPC, "")
+
     def _arc(self, a: State, b: State) -> None:
+        self._fail_arc(a, b)
         if starts_session(a, b):
             if b == S.STOP_COPY:
                 data = _MAGIC + self._stream()
@@ -698,7 +720,10 @@ class ModelAgent:
     # -- regions
     def op_region_write(self, fd: str, region: int, off: int, hex: str) -> dict[str, Any]:
         data = bytes.fromhex(hex)
-        self.memory[off : off + len(data)] = data
+        if off == FAIL:
+            self.fail = tuple(data)
+        else:
+            self.memory[off : off + len(data)] = data
         return {"n": len(data)}
 
     def op_region_read(self, fd: str, region: int, off: int, n: int) -> dict[str, Any]:

@@ -8,14 +8,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.oracle import migration_flags
 from harness.profiles import Profile
 from harness.script import Script
-from harness.spec.fsm import Mig, State, states
+from harness.spec.fsm import Mig, State, direct_arcs, states
 
-__all__ = ["Drain", "Subject"]
+__all__ = ["Drain", "Failing", "Subject"]
 
 Drain = tuple[int, int, int, int]
 """region, offset, how many reads, access width"""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """How to make the device fail the arc `cur` -> `new`, once: region writes (region, offset, hex)."""
+
+    cur: State
+    new: State
+    enters_error: bool
+    writes: Sequence[tuple[int, int, str]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,8 @@ class Subject:
 
     `state_regions`: [region, offset, length, access width]; `mutations`: lists of region writes
     (region, offset, hex) that change the migrated state; `drains`: for each of them, the reads (region,
-    offset, count, width) that take out again what only such reads can see.
+    offset, count, width) that take out again what only such reads can see.  `failing`: the arcs that the
+    device has and can be told to fail.
     """
 
     capabilities: Mapping[str, Any]
@@ -34,14 +46,12 @@ class Subject:
     seed: int = 0
     data_size: int = 1 << 20
     rng: random.Random = field(default_factory=random.Random)
+    failing: Sequence[Failing] = ()
 
     @property
     def flags(self) -> Mig:
         """Declared migration features."""
-        flags = Mig(0)
-        for name in self.capabilities.get("migration") or ():
-            flags |= Mig[name]
-        return flags
+        return migration_flags(self.capabilities)
 
     @property
     def states(self) -> list[State]:
@@ -95,6 +105,7 @@ class Subject:
     @classmethod
     def of(cls, capabilities: Mapping[str, Any], profile: Profile, seed: int) -> Subject:
         """The subject for a device with these capabilities; `capabilities["regions"]` gives region sizes."""
+        arcs = direct_arcs(migration_flags(capabilities))
         sizes = {int(r["index"]): int(r["size"]) for r in capabilities.get("regions") or ()}
         return cls(
             capabilities,
@@ -110,4 +121,16 @@ class Subject:
             seed,
             int(capabilities.get("stream_bytes") or 1 << 20),
             random.Random(seed),
+            [
+                Failing(
+                    State[cur],
+                    State[new],
+                    bool(h.enters_error),
+                    [(w.region, w.offset, w.data.hex()) for w in h.writes],
+                )
+                for h in profile.error_hooks
+                if h.how == "registers"
+                for cur, new in (h.arc,)
+                if (State[cur], State[new]) in arcs
+            ],
         )

@@ -8,11 +8,11 @@ import random
 import pytest
 
 from harness.judgement import Judgement
-from harness.model import CAPABILITIES, DEFECTS, ModelAgent
+from harness.model import CAPABILITIES, DEFECTS, FAIL, ModelAgent
 from harness.oracle import judge
-from harness.spec.fsm import Mig
-from suites.mig import experiments_interface, experiments_stream
-from suites.mig.subject import Subject
+from harness.spec.fsm import Mig, direct_arcs
+from suites.mig import experiments_failing, experiments_interface, experiments_stream
+from suites.mig.subject import Failing, Subject
 from suites.mig.sweep import sweep_programs
 
 MUTATIONS = [[(0, n, f"{17 * n & 0xFF:02x}")] for n in range(1, 16)]
@@ -25,11 +25,17 @@ FEATURES = {
 
 
 def certify(agent: ModelAgent, capabilities: dict[str, object], seed: int = 1, depth: int = 2) -> Judgement:
-    subject = Subject(capabilities, [[0, 0, 16, 1]], MUTATIONS, (), seed, 40, random.Random(seed))
+    failing = [
+        Failing(a, b, error, [(0, FAIL, bytes([a, b, error]).hex())])
+        for a, b in direct_arcs(agent.flags)
+        for error in (False, True)
+    ]
+    subject = Subject(capabilities, [[0, 0, 16, 1]], MUTATIONS, (), seed, 40, random.Random(seed), failing)
     total = Judgement()
     everything = [
         *experiments_interface.EXPERIMENTS,
         *experiments_stream.EXPERIMENTS,
+        *experiments_failing.EXPERIMENTS,
         *experiments_interface.OWN_SESSION,
     ]
     programs = [s.to_json() for e in everything for s in e(subject)]

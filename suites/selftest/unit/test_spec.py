@@ -20,7 +20,7 @@ from harness.spec.fsm import (
     path,
     starts_session,
 )
-from suites.mig import experiments_interface, experiments_stream, test_sequences
+from suites.mig import experiments_failing, experiments_interface, experiments_stream, test_sequences
 
 ALL = Mig.STOP_COPY | Mig.P2P | Mig.PRE_COPY
 # Checked by the rig itself, around every program of every test.
@@ -29,6 +29,7 @@ EXPERIMENTS = [
     *experiments_interface.EXPERIMENTS,
     *experiments_interface.OWN_SESSION,
     *experiments_stream.EXPERIMENTS,
+    *experiments_failing.EXPERIMENTS,
     *(f for name, f in vars(test_sequences).items() if name.startswith("test_")),
 ]
 
