@@ -39,12 +39,17 @@ def migration_flags(capabilities: Mapping[str, Any]) -> Mig:
     return flags
 
 
+_SPECIAL = {"noiommu": "one without an IOMMU", "vf_token_pair": "a VF that needs its PF's token"}
+"""Devices that a program cannot just open, by capability: only clauses that need it speak of them."""
+
+
 def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
     """Why the clause does not apply to a device with these probed capabilities; '' when it does."""
     if capabilities.get("mock") and not clause.mock:
         return f"it speaks of VFIO devices, and here {capabilities['mock']}"
-    if capabilities.get("noiommu") and "noiommu" not in clause.needs:
-        return "it speaks of devices that a cdev gives, and here is a device without an IOMMU"
+    for kind, words in _SPECIAL.items():
+        if capabilities.get(kind) and kind not in clause.needs:
+            return f"it speaks of devices that a cdev gives to anyone, and here is {words}"
     flags = migration_flags(capabilities)
     has = {
         "migration": bool(flags),

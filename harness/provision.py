@@ -30,6 +30,7 @@ from harness.iommu_probe import probe_iommu, probe_mock
 from harness.lease import leased
 from harness.probe import probe_capabilities, probe_engine
 from harness.profiles import Profile, load_profile
+from harness.token_probe import probe_token
 
 __all__ = [
     "ProvisionedDevice",
@@ -149,6 +150,13 @@ def provisioned(
         stack.enter_context(_restored(host, touched, where))
         if file is not None and image is not None:
             host.agent.call("insmod", deadline_s=_PROVISION_S, name=module_name(file), image_b64=image)
+        owner: Any = None
+        if pf is not None and function is not None and function.pf_driver is not None:
+            host.agent.call("load_module", deadline_s=_PROVISION_S, name="vfio_pci")
+            host.agent.call("set_parameter", module="vfio_pci", name="enable_sriov", value="Y")
+            owner = host.agent.call(
+                "provision", deadline_s=_PROVISION_S, device=pf, driver=function.pf_driver
+            )
         if pf is not None and function is not None and not described.get("exists"):
             _make_functions(host, pf, wire, function.count, where)
             # Its group is known only now, and with it what else the lease must cover.
@@ -162,6 +170,9 @@ def provisioned(
             host.agent.call("provision", deadline_s=_PROVISION_S, device=dict(each), driver=driver)
             for each in companions
         ]
+        if owner is not None:
+            yield _of_a_vfio_pf(host, device, wire, answer, where, owner)
+            return
         yield (_without_iommu if device.noiommu else _ready)(host, device, wire, answer, where, others)
 
 
@@ -326,6 +337,26 @@ def _mock(host: Host, device: DeviceSpec, wire: Mapping[str, Any], where: str) -
     )  # fmt: skip
 
 
+def _of_a_vfio_pf(
+    host: Host, device: DeviceSpec, wire: Mapping[str, Any], answer: Any, where: str, owner: Any
+) -> ProvisionedDevice:
+    """A VF and its PF, both for VFIO: without the PF's token nobody opens the VF, so it is not probed."""
+    if not isinstance(answer, Mapping) or not isinstance(owner, Mapping) or not answer.get("cdev"):
+        raise LabError(f"{where}: the VF has no cdev beside its PF")
+    now = describe(host, device, wire)
+    found, pf = _entry(answer, str(now.get("path") or "")), _entry(owner)
+    return ProvisionedDevice(
+        id=device.id, profile=load_profile(device.profile), wire=wire, cdev=found["cdev"],
+        group=found["group"], vfio_name=found["name"], debugfs=found["debugfs"], sysfs=found["sysfs"],
+        driver=str(now.get("driver") or ""), described=now, companions=(pf,),
+        capabilities={
+            "vf_token_pair": True, "group_pair": bool(found["group"] and pf["group"]),
+            "names": {"dev0": found["device_name"], "dev1": pf["device_name"]},
+            **probe_token(host.agent, {"dev0": found, "dev1": pf}, where),
+        },
+    )  # fmt: skip
+
+
 def _without_iommu(
     host: Host,
     device: DeviceSpec,
@@ -376,7 +407,7 @@ def _ready(
         **probe_iommu(host.agent, entry, where),
     }
     profile = load_profile(device.profile)
-    capabilities["engine"] = probe_engine(host.agent, entry, where, profile.engine, capabilities)
+    capabilities |= probe_engine(host.agent, entry, where, profile.engine, capabilities)
     programs = {f"dev{n}": each for n, each in enumerate((entry, *companions))}
     capabilities |= probe_device(host.agent, entry, where, capabilities)
     capabilities |= probe_access(host.agent, programs, where, capabilities["regions"])

@@ -96,8 +96,15 @@ def open_group(ctx: Context, a: dict[str, Any]) -> Any:
 
 def bind(ctx: Context, a: dict[str, Any]) -> Any:
     # 16 bytes are the struct before token_uuid_ptr was added, which every kernel accepts.
-    buffer = bytearray(max(24, min(a.get("argsz", 16), _MAX_INFO_BYTES)))
-    struct.pack_into("=IIiI", buffer, 0, a.get("argsz", 16), a.get("flags", 0), ctx.fds[a["iommufd"]], 0)
+    token = bytes.fromhex(a.get("token", ""))
+    size, flags = (24, vfio.VFIO_DEVICE_BIND_FLAG_TOKEN) if token else (16, 0)
+    buffer = bytearray(max(24, min(a.get("argsz", size), _MAX_INFO_BYTES)))
+    struct.pack_into(
+        "=IIiI", buffer, 0, a.get("argsz", size), a.get("flags", flags), ctx.fds[a["iommufd"]], 0
+    )
+    uuid = ctypes.create_string_buffer(token, 16)
+    if token:
+        struct.pack_into("=Q", buffer, 16, ctypes.addressof(uuid))
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_BIND_IOMMUFD, buffer)
     devid = struct.unpack_from("=I", buffer, 12)[0]
     if not error and "out" in a:

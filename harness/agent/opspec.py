@@ -48,7 +48,7 @@ destroy: fd:fd id:id
 iommu: fd:fd cmd:str set?:obj fds?:obj mems?:obj bufs?:obj at?:obj outs?:obj out_fds?:obj tail?:hex
 pinned_memory:
 rlimit_memlock: bytes:int
-bind: fd:fd iommufd:fd flags?:u32 argsz?:u32 out?:slot
+bind: fd:fd iommufd:fd flags?:u32 argsz?:u32 out?:slot token?:hex
 attach: fd:fd pt:id flags?:u32 pasid?:u32 argsz?:u32
 detach: fd:fd pt?:id flags?:u32 pasid?:u32 argsz?:u32
 group_set_container: fd:fd container:fd

@@ -56,6 +56,13 @@ _EMBEDDED: tuple[dict[str, Any], ...] = (
     {"id": "edu-pair", "pci": "0000:01:01.0", "profile": "vfio_pci", "companions": ("0000:01:02.0",)},
     {"id": "edu-ref", "pci": "0000:00:05.0", "profile": "edu_vfio_pci"},
     {"id": "edu0", "pci": "0000:00:04.0", "profile": "vfio_pci"},
+    {"id": "nvme-vf0", "pci": "0000:02:00.1", "profile": "vfio_pci", "vf_of": "0000:02:00.0"},
+    {
+        "id": "nvme-token",
+        "pci": "0000:02:00.1",
+        "profile": "vfio_pci",
+        "vf_of": {"pf": "0000:02:00.0", "pf_driver": "vfio-pci"},
+    },
     {"id": "edu-noiommu", "pci": "0000:00:09.0", "profile": "vfio_pci", "noiommu": True},
     {"id": "mdpy0", "mdev": {"parent": "mdpy", "type": "mdpy-vga"}, "profile": "mdpy"},
     {"id": "iommufd-mock", "mock": "iommufd", "profile": "iommufd_mock"},

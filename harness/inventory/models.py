@@ -142,10 +142,14 @@ class MdevSpec(_Strict):
 
 
 class VfSpec(_Strict):
-    """A virtual function to create: on the physical function `pf`, at least `count` of them."""
+    """A virtual function to create: on the physical function `pf`, at least `count` of them.
+
+    `pf_driver` is a VFIO driver that the PF is bound to first; the run then holds both, and VF tokens apply.
+    """
 
     pf: Bdf
     count: Annotated[int, Field(ge=1, le=65535)] = 1
+    pf_driver: Id | None = None
 
 
 class DeviceSpec(_Strict):

@@ -2,8 +2,8 @@
 """Chapter EMU: devices without an IOMMU of their own.
 
 Three ways, and what each is worth: an *emulated* IOMMU (mdevs: the driver itself does the device's DMA,
-through the address space of its user), *no-IOMMU* mode (nothing protects the host, which is tainted), and UIO,
-which is no VFIO at all.
+through the address space of its user), *no-IOMMU* mode (nothing protects the host, which is tainted), and
+UIO, which is no VFIO at all.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ RANKS = {
     "harness/lease.py": 7,
     "harness/probe.py": 7,
     "harness/iommu_probe.py": 7,
+    "harness/token_probe.py": 7,
     "harness/access_probe.py": 7,
     "harness/device_probe.py": 7,
     "harness/provision.py": 8,

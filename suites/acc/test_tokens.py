@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VF tokens, and virtual functions made by a PF that is a VFIO device itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixtures.plugin import Case
+from fixtures.rig import Rig
+from harness.errors import LabError
+from suites.acc import experiments_tokens
+
+_PROVISION_S = 60.0
+
+
+@pytest.mark.parametrize(
+    "experiment", [*experiments_tokens.EXPERIMENTS, *experiments_tokens.PLAIN], ids=lambda e: str(e.__name__)
+)
+def test_tokens(rig: Rig, case: Case, experiment: experiments_tokens.Experiment) -> None:
+    """Runs the programs of one experiment."""
+
+    def body() -> None:
+        for script in experiment(rig.subject(experiment.__name__)):
+            rig.run(script.to_json(), own=True)
+
+    case.run(body)
+
+
+def test_a_vfio_pf_makes_virtual_functions(rig: Rig, case: Case) -> None:
+    """VFs made, taken away and made again by vfio-pci; then refused without enable_sriov.
+
+    Clauses: ACC-152 to ACC-154.
+    """
+
+    def body() -> None:
+        if not rig.capabilities.get("vf_token_pair"):
+            return
+        connection: Any = rig.connection
+        agent, vf = connection.agent, dict(connection.ready.wire)
+        pf = {"pci": str(rig.capabilities["names"]["dev1"])}
+        try:
+            override = agent.call("describe_device", device=vf)["driver_override"]
+            rig.observe("ACC-152", override == "vfio-pci", "driver_override vfio-pci", str(override))
+            agent.call("sriov", deadline_s=_PROVISION_S, device=pf, numvfs=0)
+            gone = not agent.call("describe_device", device=vf)["exists"]
+            rig.observe("ACC-154", gone, "no VF", "it is still there")
+            made = agent.call("sriov", deadline_s=_PROVISION_S, device=pf, numvfs=1)["vfs"]
+            rig.observe("ACC-154", made == [vf["pci"]], vf["pci"], ", ".join(made) or "none")
+            agent.call("sriov", deadline_s=_PROVISION_S, device=pf, numvfs=0)
+            agent.call("set_parameter", module="vfio_pci", name="enable_sriov", value="N")
+            rig.observe("ACC-153", _refused(agent, pf), "an error", "the VF was made")
+            rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])
+        finally:
+            rig.drop()
+
+    case.run(body)
+
+
+def _refused(agent: Any, pf: dict[str, str]) -> bool:
+    """Whether the PF's driver makes no VF; LabError where something else went wrong."""
+    try:
+        agent.call("sriov", deadline_s=_PROVISION_S, device=pf, numvfs=1)
+    except LabError:
+        if not agent.call("describe_device", device=pf)["exists"]:
+            raise
+        return not agent.call("describe_device", device=pf)["sriov_numvfs"]
+    return False
