@@ -215,6 +215,7 @@ def a_resuming_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
         s.set(S.STOP) if leave == "stop" else s.op("reset", fd="d")
         s.op("get_state", fd="d")
         for slot in (fd, "copy"):
+            s.op("write", fd=slot, from_="stream", off=0, n=8)  # what a session that waits would take
             s.op("write", fd=slot, hex="00" * 16)
             s.op("read", fd=slot, n=16)
         s.op("close", fd=fd)
@@ -270,7 +271,7 @@ def a_data_fd_is_a_stream_in_one_direction(subject: Subject) -> Iterator[Script]
 
 
 def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-078, MIG-080 to MIG-092."""
+    """Clauses: MIG-054, MIG-078, MIG-080 to MIG-092."""
     if not subject.has("pre_copy"):
         return
     starts = [x for x in (S.PRE_COPY, S.PRE_COPY_P2P) if x in subject.states]

@@ -23,25 +23,14 @@ def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
         s.set(S.STOP)
         saved = subject.fingerprint(s)
         first = s.save("stream", chunks=[65536], max_bytes=MAX)
-        again = s.save("again", chunks=pieces[::-1] if round_ > 2 else pieces, max_bytes=MAX)
+        again = s.save("again", chunks=[65536], max_bytes=MAX)
+        parts = s.save("parts", chunks=pieces[::-1] if round_ > 2 else pieces, max_bytes=MAX)
         s.claim("MIG-120", again, "n", "==", s.ref(first, "n"), "as many bytes in the second session")
-        s.claim(
-            "MIG-102",
-            again,
-            "sha256",
-            "==",
-            s.ref(first, "sha256"),
-            "the same stream from an unchanged device",
-        )
-        s.claim(
-            "MIG-104",
-            again,
-            "sha256",
-            "==",
-            s.ref(first, "sha256"),
-            "the same stream in other pieces",
-            [(again, "n", "==", s.ref(first, "n"))] if round_ else [],
-        )
+        same = s.ref(first, "sha256")
+        s.claim("MIG-102", again, "sha256", "==", same, "the same stream from an unchanged device")
+        # Where every save differs, and in equal pieces too, the pieces prove nothing.
+        alike = [(again, "sha256", "==", same)]
+        s.claim("MIG-104", parts, "sha256", "==", same, "the same stream in other pieces", alike)
         out = subject.drain(s, drains)
         s.set(S.RUNNING)
         subject.mutate(s)

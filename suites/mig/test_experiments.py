@@ -10,7 +10,12 @@ import pytest
 from fixtures.plugin import Case
 from fixtures.rig import Rig
 from harness.script import Script
-from suites.mig import experiments_failing, experiments_interface, experiments_stream
+from suites.mig import (
+    experiments_failing,
+    experiments_interface,
+    experiments_stream,
+    experiments_whole_state,
+)
 from suites.mig.subject import Subject
 
 Experiment = Callable[[Subject], Iterator[Script]]
@@ -18,7 +23,12 @@ Experiment = Callable[[Subject], Iterator[Script]]
 
 @pytest.mark.parametrize(
     "experiment",
-    [*experiments_interface.EXPERIMENTS, *experiments_stream.EXPERIMENTS, *experiments_failing.EXPERIMENTS],
+    [
+        *experiments_interface.EXPERIMENTS,
+        *experiments_stream.EXPERIMENTS,
+        *experiments_failing.EXPERIMENTS,
+        *experiments_whole_state.EXPERIMENTS,
+    ],
     ids=lambda e: str(e.__name__),
 )
 def test_experiment(rig: Rig, case: Case, experiment: Experiment) -> None:

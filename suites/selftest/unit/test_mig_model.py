@@ -11,7 +11,12 @@ from harness.judgement import Judgement
 from harness.model import CAPABILITIES, DEFECTS, FAIL, ModelAgent
 from harness.oracle import judge
 from harness.spec.fsm import Mig, direct_arcs
-from suites.mig import experiments_failing, experiments_interface, experiments_stream
+from suites.mig import (
+    experiments_failing,
+    experiments_interface,
+    experiments_stream,
+    experiments_whole_state,
+)
 from suites.mig.subject import Failing, Subject
 from suites.mig.sweep import sweep_programs
 
@@ -36,6 +41,7 @@ def certify(agent: ModelAgent, capabilities: dict[str, object], seed: int = 1, d
         *experiments_interface.EXPERIMENTS,
         *experiments_stream.EXPERIMENTS,
         *experiments_failing.EXPERIMENTS,
+        *experiments_whole_state.EXPERIMENTS,
         *experiments_interface.OWN_SESSION,
     ]
     programs = [s.to_json() for e in everything for s in e(subject)]

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments with everything that the profile can change at once: no part of the state is left to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.script import Script
+from harness.spec.fsm import S
+from suites.mig.subject import Subject
+
+__all__ = ["EXPERIMENTS"]
+
+MAX = 1 << 26
+
+
+def every_part_of_the_state_is_restored(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-101.  Onto a device that is as new, and what is as new onto a device that is not."""
+    if not subject.state_regions:
+        return
+    for changed_first in (True, False):
+        s = subject.script()
+        if changed_first:
+            subject.mutate(s, count=len(subject.mutations))
+        s.set(S.STOP)
+        saved = _fingerprint(subject, s)
+        s.save("stream", max_bytes=MAX)
+        if subject.has("reset"):
+            s.op("reset", fd="d")
+            s.op("get_state", fd="d")
+        else:
+            s.set(S.RUNNING)
+        if not changed_first:
+            subject.mutate(s, count=len(subject.mutations))
+        _, done = s.restore("stream")
+        _is_the_saved_one(subject, s, "MIG-101", saved, done)
+        yield s
+
+
+def everything_changed_in_pre_copy_is_restored(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-118.  All that PRE_COPY had to send was read before anything changed."""
+    if not subject.has("pre_copy") or not subject.state_regions:
+        return
+    s = subject.script()
+    fd = s.set(S.PRE_COPY)
+    s.op("read_all", fd=fd, chunks=[4096], max_bytes=MAX, keep="pre")
+    subject.mutate(s, count=len(subject.mutations))
+    s.set(S.STOP_COPY)
+    saved = _fingerprint(subject, s)
+    s.op("read_all", fd=fd, chunks=[4096], max_bytes=MAX, keep="rest")
+    s.op("bytes", out="stream", concat=["pre", "rest"])
+    s.op("reset", fd="d") if subject.has("reset") else s.set(S.RUNNING)
+    s.op("get_state", fd="d")
+    _, done = s.restore("stream")
+    _is_the_saved_one(subject, s, "MIG-118", saved, done)
+    yield s
+
+
+def initial_bytes_do_not_count_what_becomes_dirty(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-085, MIG-086, MIG-089."""
+    if not subject.has("pre_copy"):
+        return
+    for read_first in (0, 1, MAX):
+        s = subject.script()
+        fd = s.set(S.PRE_COPY)
+        if read_first:
+            s.op("read_all", fd=fd, chunks=[min(read_first, 65536)], max_bytes=read_first)
+        s.op("precopy_info", fd=fd)
+        subject.mutate(s, count=len(subject.mutations))
+        s.op("precopy_info", fd=fd)
+        s.op("read", fd=fd, n=1)
+        s.op("precopy_info", fd=fd)
+        yield s
+
+
+def _fingerprint(subject: Subject, s: Script) -> int:
+    index = subject.fingerprint(s)
+    assert index is not None
+    return index
+
+
+def _is_the_saved_one(subject: Subject, s: Script, clause: str, saved: int, done: int) -> None:
+    restored = _fingerprint(subject, s)
+    s.claim(clause, restored, "hex", "==", s.ref(saved, "hex"), "the saved state", [(done, "errno", "==", 0)])
+
+
+EXPERIMENTS = (
+    every_part_of_the_state_is_restored,
+    everything_changed_in_pre_copy_is_restored,
+    initial_bytes_do_not_count_what_becomes_dirty,
+)
