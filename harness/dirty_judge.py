@@ -67,6 +67,8 @@ class _DirtyJudge:
         self.fills: dict[str, int] = {}
         self.beside: Sequence[tuple[int, int]] = ()
         """When each report of the program began and ended."""
+        self.flights: Sequence[tuple[int, int, Mapping[str, Any]]] = ()
+        """The same of commands, with their effects, where several threads may be about."""
         self.threaded = len(program["threads"]) > 1
         self.effects: list[Mapping[str, Any]] = [
             args["effect"]
@@ -195,15 +197,15 @@ class _DirtyJudge:
             for known in self.ranges:
                 self._may_touch(known, known.of(effect))
         elif what == "write":
-            self._wrote(effect, done, t0, t1)
+            self._wrote(effect, done, t0, t1, i)
         elif what in ("wait", "stop") and done:
             over = "begin" if what == "wait" else "start"
             for begun, known_effect in [x for x in self.active if x[1]["do"] == over]:
                 # An endless write was made again and again: what of it was, memory shows (`mem_dirty`).
-                self._wrote(known_effect, over == "begin", begun, t1)
+                self._wrote(known_effect, over == "begin", begun, t1, i)
             self.active = [x for x in self.active if x[1]["do"] != over]
 
-    def _wrote(self, effect: Mapping[str, Any], done: bool, t0: int, t1: int) -> None:
+    def _wrote(self, effect: Mapping[str, Any], done: bool, t0: int, t1: int, i: int) -> None:
         """Blocks were written between t0 and t1 (`done`), or nobody knows."""
         if self.state not in ("on", "maybe"):
             return
@@ -218,6 +220,8 @@ class _DirtyJudge:
                 self.done[number] = self.done.get(number, 0) | pages
                 for report in self.reports:
                     if report.ended > t0:  # it ran beside the write, and may have taken the page along
+                        if pages & report.pages.get(number, 0):
+                            self.out.check(self.missing, True, i, "", "")
                         pages &= ~report.pages.get(number, 0)
                 known.fresh.append((t1, pages))
 
@@ -320,6 +324,8 @@ class _DirtyJudge:
         )
         got = inside & ~preset
         alone = not any(t0 < end and begun < t1 for begun, end in self.beside if (begun, end) != (t0, t1))
+        under_way = [e for _, e in self.active]
+        under_way += [e for begun, end, e in self.flights if begun < t1 < end]
         want = clean = unclean = touched = unsure = stale = read = 0
         reported: dict[int, int] = {}
         for number, known in enumerate(self.ranges):
@@ -338,7 +344,8 @@ class _DirtyJudge:
             if not alone and known.written & seen:
                 self.out.check(self.missing, True, i, "", "")
             known.written &= ~window
-            busy = join(self._grains(known, known.of(e)) for _, e in self.active)
+            busy = join(self._grains(known, known.of(e)) for e in under_way)
+            unclean |= view.bits(busy)
             later = self._grains(known, join(p for _, p in known.fresh))
             unsure |= view.bits(known.unsure | busy | later)
             known.fresh = [(when, p & ~seen) for when, p in known.fresh]
@@ -448,9 +455,11 @@ def judge_dirty(program: Mapping[str, Any], trace: Sequence[Record], out: Judgem
         return
     main = program["threads"][0]["name"]
     judge = _DirtyJudge(program, out)
-    judge.beside = [
-        (int(r["t0"]), int(r["t0"]) + int(r["dt"])) for r in trace if r["op"] == "dma_logging_report"
-    ]
+    times = [(int(r["t0"]), int(r["t0"]) + int(r["dt"]), r) for r in trace]
+    judge.beside = [(begun, end) for begun, end, r in times if r["op"] == "dma_logging_report"]
+    if judge.threaded:
+        effects = ((b, e, ops[r["t"]][r["i"]][1].get("effect", {})) for b, e, r in times if r["op"] == "dma")
+        judge.flights = [(begun, end, effect) for begun, end, effect in effects if "iova" in effect]
     for rec in sorted(trace, key=lambda r: (int(r["t0"]) + int(r["dt"]), int(r["i"]))):
         name, args = ops[rec["t"]][rec["i"]]
         judge.step(name, args, rec, int(rec["i"]) if rec["t"] == main else 0)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from harness.engines import engine_for
+from harness.engines import engine_for, load_engine
 from harness.errors import LabError
 from harness.uapi import vfio
 
@@ -110,8 +110,11 @@ def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> di
 
 def probe_engine(
     agent: Runner, entry: Mapping[str, Any], name: str, hint: str, capabilities: Mapping[str, Any]
-) -> str:
-    """Which traffic engine the device has, '' for none; `hint` is its profile's (harness/engines)."""
+) -> dict[str, Any]:
+    """Which traffic engine the device has: `engine` its name, '' for none, `engine_GIFT` what it can do.
+
+    `hint` is the profile's word on it (harness/engines).
+    """
 
     def read(region: int, offset: int) -> int | None:
         ops: list[Op] = [*_OPENING, ["region_read", {"fd": "d", "region": region, "off": offset, "n": 4}]]
@@ -121,7 +124,13 @@ def probe_engine(
     is_pci = int(capabilities.get("flags", 0)) & vfio.VFIO_DEVICE_FLAGS_PCI
     pci_id = read(vfio.VFIO_PCI_CONFIG_REGION_INDEX, 0) if is_pci else None
     pci_class = read(vfio.VFIO_PCI_CONFIG_REGION_INDEX, 8) if is_pci else None
-    return engine_for(hint, None if pci_class is None else pci_class >> 8, pci_id, read)
+    found = engine_for(hint, None if pci_class is None else pci_class >> 8, pci_id, read)
+    gifts = sorted(load_engine(found).gifts) if found else []
+    return {
+        "engine": found,
+        **{f"engine_{gift}".replace("-", "_"): True for gift in gifts},
+        "engine_p2p": any(gift.startswith("p2p") for gift in gifts),
+    }
 
 
 def _indexes(

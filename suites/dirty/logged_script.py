@@ -128,11 +128,16 @@ class LoggedScript(Script):
         """The IOVA of a page of the memory."""
         return self.base + page * PAGE
 
-    def write_pages(self, pages: Sequence[int], length: int = PAGE) -> None:
+    @property
+    def block(self) -> int:
+        """Bytes of a block that lies in one page: a page, or as much of it as the engine can write."""
+        return min(PAGE, self.engine.reach.max_bytes) if self.engine is not None else PAGE
+
+    def write_pages(self, pages: Sequence[int]) -> None:
         """Append a write to each of these pages of the memory."""
         assert self.traffic is not None
         for page in pages:
-            self.traffic.write(self.at(page), length, seed=page + 1)
+            self.traffic.write(self.at(page), self.block, seed=page + 1)
 
     def finish(self) -> LoggedScript:
         """Append the end: no traffic, no log, nothing mapped.  Gives itself."""

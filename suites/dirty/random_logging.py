@@ -42,7 +42,7 @@ def random_program(subject: Subject) -> LoggedScript:
                 off = rng.randrange(PAGE)
                 length = rng.randint(1, min(reach.max_bytes, room - off, 5 * PAGE))
             else:
-                off, length = 0, PAGE
+                off, length = 0, s.block
             count, stride = 1, 0
             if "strided" in gifts and rng.random() < 0.3:
                 stride = rng.choice((PAGE, 2 * PAGE, 5000, 64))
@@ -90,7 +90,7 @@ def reports_beside_dma(subject: Subject) -> LoggedScript:
     s.threaded = True
     assert s.traffic is not None
     pages = [rng.randrange(s.pages) for _ in range(40 if s.quick else 3)]
-    writes: list[Op] = [("dma", s.traffic.command("write", s.at(p), PAGE, p + 1)) for p in pages]
+    writes: list[Op] = [("dma", s.traffic.command("write", s.at(p), s.block, p + 1)) for p in pages]
     s.start()
     _meet(s, "go", 2)
     for _ in range(30 if s.quick else 20):
