@@ -34,7 +34,8 @@ def patched_modules(kernel: KernelBuild, patch: Path, progress: Progress) -> tup
 
     LabError with the words of patch or compiler where it does not apply or build, or changes no module.
     """
-    key = hashlib.sha256(f"core {_RECIPE} {kernel.key} {kernel.release}\n".encode() + patch.read_bytes())
+    diff = patch.read_bytes().partition(b"\n--- ")[2]  # its head makes no difference
+    key = hashlib.sha256(f"core {_RECIPE} {kernel.key} {kernel.release}\n".encode() + diff)
     final = cache_dir("core") / key.hexdigest()[:24]
     with made_once(final, timeout_s=_TIMEOUT_S, what=f"building {patch.name}", progress=progress) as part:
         if part is not None:
