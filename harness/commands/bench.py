@@ -25,7 +25,7 @@ from harness.bench.figures import (
     sweep_figures,
     sweep_targets_of,
 )
-from harness.bench.large import stream_figures
+from harness.bench.large import dirty_figures, stream_figures
 from harness.bench.yardstick import compiled, yardstick
 from harness.client import boot_command, start_agent
 from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, LabError, UsageError
@@ -131,6 +131,8 @@ def _large(lab_name: str | None, seed: int, progress: Progress) -> list[Figure]:
         try:
             progress.step("saving and restoring a stream of 256 MiB")
             figures = stream_figures(rig)
+            progress.step("reporting a million pages and 64 GiB of addresses")
+            figures += dirty_figures(rig)
         finally:
             rig.drop()
     return [*figures, own_memory("controller with large streams, at most resident", 400)]
