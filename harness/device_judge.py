@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 _BUSES = tuple(1 << n for n in (1, 2, 3, 4, 5, 6, 8))
 """VFIO_DEVICE_FLAGS_PCI, _PLATFORM, _AMBA, _CCW, _AP, _FSL_MC, _CDX"""
 _DEVICE_FLAGS = sum(_BUSES) | vfio.VFIO_DEVICE_FLAGS_RESET | vfio.VFIO_DEVICE_FLAGS_CAPS
-_REGION_FLAGS, _REGION_CAPS, _REGION_ACCESS = 0xF, vfio.VFIO_REGION_INFO_FLAG_CAPS, 0x7
+_REGION_FLAGS, _REGION_CAPS = 0xF, vfio.VFIO_REGION_INFO_FLAG_CAPS
 _IRQ_FLAGS, _MASKABLE, _AUTOMASKED = 0xF, 2, 4
 _PCI_REGIONS = 9
 _PAGE = 4096
@@ -50,9 +50,8 @@ def _device(record: Record, index: int, out: Judgement) -> None:
 
 def _region(record: Record, index: int, out: Judgement) -> None:
     flags, size = int(record["flags"]), int(record["size"])
-    ok = not flags & ~_REGION_FLAGS and (size > 0 or not flags & _REGION_ACCESS)
-    out.check("DEV-013", ok, index, "defined flags, none of READ, WRITE, MMAP for an empty region",
-              f"flags {flags:#x}, size {size}")  # fmt: skip
+    ok = not flags & ~_REGION_FLAGS
+    out.check("DEV-013", ok, index, "defined flags", f"flags {flags:#x}")
     for cap_id, data in _chain(record, bool(flags & _REGION_CAPS), 32, index, out):
         if cap_id == vfio.VFIO_REGION_INFO_CAP_SPARSE_MMAP:
             _sparse(data, size, index, out)

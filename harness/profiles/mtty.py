@@ -98,6 +98,18 @@ PROFILE = Profile(
             "mtty_load_state() copies struct serial_port from the stream without a look: rxtx.head and "
             "rxtx.tail then index fifo[16] with any byte; dlab and overrun hold values that no bool has"
         ),
+        "DEV-028": (
+            "mdev_access() copies from vconfig + offset with an offset that nobody compared with the 256 "
+            "bytes of vconfig: the kernel's memory behind it is read, and far enough away the host crashes"
+        ),
+        "DEV-030": (
+            "handle_bar_read() and handle_bar_write() index s[], which has two ports, with the number of any "
+            "of six address registers"
+        ),
+        "DEV-034": (
+            "handle_bar_read() leaves the buffer as it is when the FIFO is empty, and mtty_read() has that "
+            "buffer on its stack, uninitialised"
+        ),
         "MIG-109": _AS_107,
         "MIG-110": _AS_107,
     },

@@ -45,7 +45,7 @@ _REGIONS = (
        "pci"),
     _c(11, "GET_REGION_INFO for an index from num_regions on is refused", _REGION),
     _c(12, "GET_REGION_INFO with an argsz shorter than the struct is refused", _REGION),
-    _c(13, "GET_REGION_INFO sets no undefined flag, and none of READ, WRITE and MMAP for an empty region",
+    _c(13, "GET_REGION_INFO sets no undefined flag",
        _REGION),
     _c(14, "regions do not overlap in the device fd", f"{_REGION}: 'Region offset from start of device fd'"),
     _c(15, "the configuration space has 256 or 4096 bytes and can be read and written", _PCI, "pci"),

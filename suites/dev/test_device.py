@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every experiment of the chapter, on the device; each program opens the device itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from fixtures.plugin import Case
+from fixtures.rig import Rig
+from suites.dev import experiments_config, experiments_irqs, experiments_regions
+from suites.dev.bench import Bench
+from suites.mig.subject import Subject
+
+Experiment = Callable[[Subject], Generator[Bench, Any, None] | Iterator[Bench]]
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [*experiments_config.EXPERIMENTS, *experiments_irqs.EXPERIMENTS, *experiments_regions.EXPERIMENTS],
+    ids=lambda e: str(e.__name__),
+)
+def test_device(rig: Rig, case: Case, experiment: Experiment) -> None:
+    """Runs the programs of one experiment, which may go by what the one before showed."""
+
+    def body() -> None:
+        programs = experiment(rig.subject(experiment.__name__))
+        assert isinstance(programs, Generator)
+        program = next(programs, None)
+        while program is not None:
+            verdict = rig.run(program.to_json(), own=True)
+            try:
+                program = programs.send(verdict)
+            except StopIteration:
+                break
+
+    case.run(body)
