@@ -504,7 +504,7 @@ class ModelAgent:
         return {
             "index": index,
             "size": 16,
-            "caps_hex": "020001000000000001000000" + ("01000000" if self.bad("v1-region") else "02000000"),
+            "caps_hex": "0200010000000000" + ("0300000001000000" if self.bad("v1-region") else "0100000001000000"),
         }
 
     # -- data

@@ -18,8 +18,8 @@ GET, SET, PROBE = FEATURE_GET, FEATURE_SET, FEATURE_PROBE
 MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE, PRECOPY_INFO_V2 = 1, 2, 9, 12
 NO_SUCH_FEATURE = 0xFFFE
 VFIO_DEVICE_FEATURE = 0x3B75
-# struct vfio_region_info_cap_type of version 1: type 1, subtype 1 was the region of migration v1.
-V1_REGION = "^(?:..)*02000100.{8}0100000001000000"
+# struct vfio_region_info_cap_type (id 2) of version 1: VFIO_REGION_TYPE_MIGRATION_DEPRECATED is 3, its subtype 1.
+V1_REGION = "^(?:..)*02000100.{8}0300000001000000"
 STATE_STOP = "01000000ffffffff"
 
 
@@ -116,7 +116,7 @@ def the_migration_flags_are_the_same_in_every_state(subject: Subject) -> Iterato
 
 
 def no_region_of_the_v1_protocol_is_exposed(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-013.  Type 1, subtype 1 in a region's type capability (id 2) was migration v1."""
+    """Clauses: MIG-013.  Type 3, subtype 1 in a region's type capability was migration v1."""
     s = subject.script()
     info = s.op("device_info", fd="d")
     s.claim("MIG-013", info, "errno", "==", 0, "VFIO_DEVICE_GET_INFO succeeds")
