@@ -22,7 +22,7 @@ __all__ = ["DMA_CAPABILITIES", "LOG_DEFECTS", "QUIET_DEFECTS", "DmaModelAgent"]
 DMA_CAPABILITIES: dict[str, Any] = {
     **CAPABILITIES, "dma_logging": True, "dma_logging_any": True, "engine": "vfiocert_ref",
     **{f"engine_{gift}": True for gift in ("read", "endless", "begin", "strided", "interrupt", "timer")},
-    "engine_bytes": True, "engine_p2p": True,
+    "engine_bytes": True, "engine_p2p": True, "engine_quiesces": True,
 }  # fmt: skip
 
 LOG_DEFECTS: dict[str, str] = {

@@ -130,6 +130,7 @@ def probe_engine(
         "engine": found,
         **{f"engine_{gift}".replace("-", "_"): True for gift in gifts},
         "engine_p2p": any(gift.startswith("p2p") for gift in gifts),
+        "engine_quiesces": "begin" in gifts or "endless" in gifts,
     }
 
 

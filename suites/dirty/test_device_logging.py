@@ -3,31 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
-from harness.errors import LabError
 from suites.dirty import experiments_log_content, experiments_log_interface
 from suites.dirty.experiments_log_interface import Experiment
 from suites.dirty.random_logging import random_program, reports_beside_dma, reports_beside_reports
 from suites.mig.subject import Subject
+from suites.traffic_runs import run_traffic
 
 RANDOM_PROGRAMS = 40
 RANDOM_PROGRAMS_SLOW = 3
 RACES = 12
-
-
-def run_traffic(rig: Rig, program: dict[str, Any], *, own: bool = False) -> None:
-    """Run a program; LabError where the engine did not do what it was told and no clause says why."""
-    verdict = rig.run(program, own=own)
-    failed = int(verdict.figures["commands_failed"])
-    if failed and not verdict.violations:
-        raise LabError(
-            f"{rig.device_id}: the engine left {failed} commands undone or memory as it was: no verdict"
-        )
 
 
 def _loggable(subject: Subject) -> bool:

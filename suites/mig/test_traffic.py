@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every experiment about a device that was busy when it was stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.plugin import Case
+from fixtures.rig import Rig
+from suites.mig import experiments_traffic
+from suites.mig.experiments_traffic import Experiment
+from suites.traffic_runs import run_traffic
+
+
+@pytest.mark.parametrize("experiment", experiments_traffic.EXPERIMENTS, ids=lambda e: str(e.__name__))
+def test_quiescence(rig: Rig, case: Case, experiment: Experiment) -> None:
+    """Runs the programs of one experiment in the device's long-lived session."""
+
+    def body() -> None:
+        for script in experiment(rig.subject(experiment.__name__)):
+            run_traffic(rig, script.to_json())
+
+    case.run(body)
