@@ -157,6 +157,8 @@ def provisioned(
             owner = host.agent.call(
                 "provision", deadline_s=_PROVISION_S, device=pf, driver=function.pf_driver
             )
+            # vfio-pci resets what is opened and closed, and a reset of the PF takes its VFs along.
+            host.agent.call("forbid_reset", device=pf)
         if pf is not None and function is not None and not described.get("exists"):
             _make_functions(host, pf, wire, function.count, where)
             # Its group is known only now, and with it what else the lease must cover.
@@ -171,6 +173,7 @@ def provisioned(
             for each in companions
         ]
         if owner is not None:
+            host.agent.call("forbid_reset", device=dict(wire))
             yield _of_a_vfio_pf(host, device, wire, answer, where, owner)
             return
         yield (_without_iommu if device.noiommu else _ready)(host, device, wire, answer, where, others)

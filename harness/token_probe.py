@@ -44,7 +44,8 @@ def probe_token(agent: Runner, devices: Mapping[str, Any], name: str) -> dict[st
     )  # fmt: skip
     records = sorted(result.trace, key=lambda record: record["i"])
     if result.hung or len(records) != len(ops):
-        raise LabError(f"{name}: asking for VF tokens did not return within {_DEADLINE_MS // 1000} s")
+        what = (result.hung or {}).get("op", "the program")
+        raise LabError(f"{name}: {what} of a VF and its PF did not return within {_DEADLINE_MS // 1000} s")
     failed = next((r for r in records[:4] if r["errno"] or r.get("skipped")), None)
     if failed is not None:
         raise LabError(f"{name}: {failed['op']} of the PF failed with errno {failed['errno']}: no verdict")

@@ -50,6 +50,7 @@ class Methods:
                 self.provisioner.set_parameter,
                 {"module": "str", "name": "str", "value": "str"},
             ),
+            "forbid_reset": (self.provisioner.forbid_reset, {"device": "dict"}),
             "load_module": (self.provisioner.load_module, {"name": "str"}),
             "sriov": (self.provisioner.sriov, {"device": "dict", "numvfs": "int"}),
             "insmod": (self.provisioner.insmod, {"name": "str", "image_b64": "str"}),

@@ -47,6 +47,7 @@ class Provisioner:
         self._undo: dict[str, Callable[[dict[str, Any]], str]] = {
             "pci_driver": self._undo_pci_driver, "modules": self._undo_modules, "mdev": self._undo_mdev,
             "sriov": self._undo_sriov, "insmod": self._undo_insmod, "parameter": self._undo_parameter,
+            "reset_method": self._undo_reset_method,
         }  # fmt: skip
 
     def undo(self, step: dict[str, Any]) -> str:
@@ -212,6 +213,27 @@ class Provisioner:
         if read_text(step["subject"], step["value"]) == step["value"]:
             return "already"  # also where the module has gone
         _write(step["subject"], step["value"] + "\n")
+        return "undone"
+
+    def forbid_reset(self, device: dict[str, Any]) -> dict[str, Any]:
+        """Take a PCI function its reset methods, journaled; {"was": what they were}."""
+        path = self.sysfs.path(device) if "pci" in device else None
+        if path is None:
+            raise Failure("usage", "forbid_reset: %.100r is not a PCI device here" % device)
+        file = os.path.join(path, "reset_method")
+        was = read_text(file)
+        if was:
+            self.journal.before(
+                {"undo": "reset_method", "subject": device["pci"], "path": file, "value": was}
+            )
+            _write(file, "\n")
+        return {"was": was}
+
+    def _undo_reset_method(self, step: dict[str, Any]) -> str:
+        # A VF that is gone has none, and one that was made anew has them all.
+        if not os.path.exists(step["path"]) or read_text(step["path"]) == step["value"]:
+            return "already"
+        _write(step["path"], step["value"] + "\n")
         return "undone"
 
     def load_module(self, name: str) -> dict[str, Any]:
