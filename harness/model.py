@@ -504,7 +504,8 @@ class ModelAgent:
         return {
             "index": index,
             "size": 16,
-            "caps_hex": "0200010000000000" + ("0300000001000000" if self.bad("v1-region") else "0100000001000000"),
+            "caps_hex": "0200010000000000"
+            + ("0300000001000000" if self.bad("v1-region") else "0100000001000000"),
         }
 
     # -- data

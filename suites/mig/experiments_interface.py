@@ -18,7 +18,7 @@ GET, SET, PROBE = FEATURE_GET, FEATURE_SET, FEATURE_PROBE
 MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE, PRECOPY_INFO_V2 = 1, 2, 9, 12
 NO_SUCH_FEATURE = 0xFFFE
 VFIO_DEVICE_FEATURE = 0x3B75
-# struct vfio_region_info_cap_type (id 2) of version 1: VFIO_REGION_TYPE_MIGRATION_DEPRECATED is 3, its subtype 1.
+# struct vfio_region_info_cap_type (id 2) of version 1; VFIO_REGION_TYPE_MIGRATION_DEPRECATED 3, subtype 1.
 V1_REGION = "^(?:..)*02000100.{8}0300000001000000"
 STATE_STOP = "01000000ffffffff"
 
@@ -308,7 +308,7 @@ def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
     yield s
 
 
-def _open(s: Script) -> None:
+def open_device(s: Script) -> None:
     """Open the device again as `d`, on an iommufd of its own."""
     s.op("open_cdev", dev="dev0", out="d")
     s.op("open_iommufd", out="i")
@@ -322,7 +322,7 @@ def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
     if not subject.has("precopy_info_v2"):
         return
     s = Script(fresh=False)
-    _open(s)
+    open_device(s)
     if subject.has("reset"):
         s.op("reset", fd="d")
     s.op("get_state", fd="d")
@@ -360,7 +360,7 @@ def a_device_closed_in_any_state_opens_again(subject: Subject) -> Iterator[Scrip
     """Clauses: MIG-020, MIG-071, MIG-150, MIG-151.  Opens and closes the device itself."""
     for state in subject.states:
         s = Script(fresh=False)
-        _open(s)
+        open_device(s)
         if subject.has("reset"):
             s.op("reset", fd="d")
         s.set(S.RUNNING)
@@ -371,7 +371,7 @@ def a_device_closed_in_any_state_opens_again(subject: Subject) -> Iterator[Scrip
         s.op("read", fd=fd, n=64)
         s.op("write", fd=fd, hex="00" * 8)
         s.op("precopy_info", fd=fd)
-        _open(s)
+        open_device(s)
         s.op("get_state", fd="d")
         s.op("read", fd=fd, n=64)
         s.op("close", fd=fd)

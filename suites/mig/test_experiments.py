@@ -41,7 +41,11 @@ def test_experiment(rig: Rig, case: Case, experiment: Experiment) -> None:
     case.run(body)
 
 
-@pytest.mark.parametrize("experiment", experiments_interface.OWN_SESSION, ids=lambda e: str(e.__name__))
+@pytest.mark.parametrize(
+    "experiment",
+    [*experiments_interface.OWN_SESSION, *experiments_whole_state.OWN_SESSION],
+    ids=lambda e: str(e.__name__),
+)
 def test_experiment_on_its_own_open(rig: Rig, case: Case, experiment: Experiment) -> None:
     """Runs the programs of one experiment, each on an open of its own."""
 

@@ -43,6 +43,7 @@ def certify(agent: ModelAgent, capabilities: dict[str, object], seed: int = 1, d
         *experiments_failing.EXPERIMENTS,
         *experiments_whole_state.EXPERIMENTS,
         *experiments_interface.OWN_SESSION,
+        *experiments_whole_state.OWN_SESSION,
     ]
     programs = [s.to_json() for e in everything for s in e(subject)]
     for program in [*programs, *sweep_programs(subject.flags, depth, chunk=200)]:
