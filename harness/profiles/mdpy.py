@@ -16,5 +16,8 @@ PROFILE = Profile(
     description="sample mdev with a frame buffer and no DMA",
     does_dma=False,
     bus="mdev",
+    explanations={
+        "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 of a configuration space is missing",
+    },
     source="samples/vfio-mdev/mdpy.c",
 )
