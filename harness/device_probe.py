@@ -3,7 +3,8 @@
 
 Capabilities given:
 
-`pci`, `vfio_pci`   it has the PCI regions; its configuration space is that of a physical function
+`pci_api`, `vfio_pci`
+                    it has the PCI regions; its configuration space is that of a physical function
 `config`            configuration space as read at the start (hex; 256 or 4096 bytes)
 `pci_msi`, `pci_msix`, `pci_pm`, `pci_exp`
                     offset of the capability, 0 where there is none; `pci_flr`: of one that can be reset by it
@@ -61,7 +62,7 @@ def probe_device(
     irqs = {int(i["index"]): int(i["count"]) for i in known.get("irqs") or ()}
     pci = bool(int(known.get("flags") or 0) & vfio.VFIO_DEVICE_FLAGS_PCI)
     result: dict[str, Any] = {
-        "pci": pci,
+        "pci_api": pci,
         "vfio_pci": pci and bool(known.get("physical_iommu")),
         "irq_intx": irqs.get(_INTX, 0) if pci else 0,
         "irq_msi": irqs.get(_MSI, 0) if pci else 0,
@@ -130,7 +131,7 @@ def _is_sparse(region: Mapping[str, Any]) -> bool:
 def _ioeventfd(regions: Mapping[int, Mapping[str, Any]]) -> str:
     """A request to take away an ioeventfd that nobody has set: ENODEV where ioeventfds are supported."""
     offset = next((int(r["offset"]) for n, r in sorted(regions.items()) if n < 6 and r["size"] >= 4), 0)
-    return struct.pack("=IIQQiI", 40, vfio.VFIO_DEVICE_IOEVENTFD_32, offset, 0, -1, 0).hex()
+    return struct.pack("=IIQQiI", 32, vfio.VFIO_DEVICE_IOEVENTFD_32, offset, 0, -1, 0).hex()
 
 
 def _registers(

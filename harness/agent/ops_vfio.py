@@ -190,6 +190,26 @@ def feature(ctx: Context, a: dict[str, Any]) -> Any:
     }  # fmt: skip
 
 
+def feature_fd(ctx: Context, a: dict[str, Any]) -> Any:
+    """A feature whose data is an fd and four bytes of zero."""
+    buffer = bytearray(struct.pack("=IIiI", 16, a["flags"], ctx.fds[a["eventfd"]], 0))
+    ioctl(ctx.fds[a["fd"]], _FEATURE, buffer, True)
+
+
+def feature_new_fd(ctx: Context, a: dict[str, Any]) -> Any:
+    """A feature whose result is a new fd."""
+    payload = bytes.fromhex(a["payload"])
+    buffer = bytearray(struct.pack("=II", 8 + len(payload), a["flags"]) + payload)
+    ctx.slots.put_fd(a["out"], ioctl(ctx.fds[a["fd"]], _FEATURE, buffer, True))
+
+
+def ioeventfd(ctx: Context, a: dict[str, Any]) -> Any:
+    buffer = bytearray(
+        struct.pack("=IIQQiI", a.get("argsz", 32), a["flags"], a["off"], a["value"], ctx.fds[a["eventfd"]], 0)
+    )
+    ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_IOEVENTFD, buffer, True)
+
+
 def set_state(ctx: Context, a: dict[str, Any]) -> Any:
     fd = ctx.fds[a["fd"]]
     fd_in = a.get("fd_in", _NO_FD_YET)
@@ -348,6 +368,7 @@ OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
     "detach": detach, "device_info": device_info, "region_info": region_info, "irq_info": irq_info,
     "set_irqs": set_irqs, "feature": feature, "set_state": set_state, "get_state": get_state,
     "data_size": data_size, "precopy_info": precopy_info, "reset": reset,
+    "feature_fd": feature_fd, "feature_new_fd": feature_new_fd, "ioeventfd": ioeventfd,
     "hot_reset_info": hot_reset_info, "hot_reset": hot_reset, "debugfs_state": debugfs_state,
     "ioctl": raw, "region_read": region_read, "region_write": region_write, "fingerprint": fingerprint,
 }  # fmt: skip

@@ -65,6 +65,9 @@ region_info: fd:fd index:u32 argsz?:u32
 irq_info: fd:fd index:u32 argsz?:u32
 set_irqs: fd:fd index:u32 start:u32 count:u32 flags:u32 fds?:fds hex?:hex argsz?:u32
 feature: fd:fd flags:u32 payload?:hex argsz?:u32 ptrs?:list
+feature_fd: fd:fd flags:u32 eventfd:fd
+feature_new_fd: fd:fd flags:u32 payload:hex out:slot
+ioeventfd: fd:fd off:u64 value:u64 eventfd:fd flags:u32 argsz?:u32
 set_state: fd:fd state:u32 out?:slot argsz?:u32 fd_in?:int
 get_state: fd:fd argsz?:u32
 data_size: fd:fd

@@ -98,6 +98,14 @@ PROFILE = Profile(
             "mtty_load_state() copies struct serial_port from the stream without a look: rxtx.head and "
             "rxtx.tail then index fifo[16] with any byte; dlab and overrun hold values that no bool has"
         ),
+        "DEV-015": "MTTY_CONFIG_SPACE_SIZE is 0xff, one byte short of the space",
+        "DEV-044": "handle_pci_cfg_write() ignores writes to the command register",
+        "DEV-060": "mtty_get_irq_info() knows INTx and MSI only and refuses MSI-X",
+        "DEV-068": (
+            "mtty_set_irqs() switches on the action and has no default: what is no action, or several, succeeds "
+            "and does nothing"
+        ),
+        "DEV-100": "mtty_get_device_info() does not set VFIO_DEVICE_FLAGS_RESET, but mtty_ioctl() can reset",
         "DEV-028": (
             "mdev_access() copies from vconfig + offset with an offset that nobody compared with the 256 "
             "bytes of vconfig: the kernel's memory behind it is read, and far enough away the host crashes"

@@ -22,7 +22,7 @@ _D3HOT = 3
 
 def what_is_fixed_cannot_be_written(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-040, DEV-054."""
-    if not subject.has("pci"):
+    if not subject.has("pci_api"):
         return
     b = Bench(subject)
     for off, n, what in ((0, 2, "vendor"), (2, 2, "device"), (8, 1, "revision"), (9, 1, "interface"),
@@ -40,7 +40,7 @@ def what_is_fixed_cannot_be_written(subject: Subject) -> Iterator[Bench]:
 
 def address_registers_tell_the_size_of_their_region(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-041 to DEV-043."""
-    if not subject.has("pci"):
+    if not subject.has("pci_api"):
         return
     sizes = {int(r["index"]): int(r["size"]) for r in subject.capabilities["regions"]}
     data = bytes.fromhex(subject.capabilities["config"])
@@ -83,7 +83,7 @@ def address_registers_tell_the_size_of_their_region(subject: Subject) -> Iterato
 
 def the_command_register_switches(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-044, DEV-045."""
-    if not subject.has("pci"):
+    if not subject.has("pci_api"):
         return
     b = Bench(subject)
     bits = _MEMORY | _MASTER | (_INTX_OFF if subject.has("irq_intx") else 0)
@@ -137,7 +137,7 @@ def _memory_region(subject: Subject) -> int | None:
 
 def lists_of_capabilities_end(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-046, DEV-047, DEV-049 to DEV-051."""
-    if not subject.has("pci"):
+    if not subject.has("pci_api"):
         return
     caps = subject.capabilities
     data = bytes.fromhex(caps["config"])
@@ -197,7 +197,7 @@ def _extended(b: Bench, data: bytes) -> None:
 
 def widths_of_reads_agree(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-048."""
-    if not subject.has("pci"):
+    if not subject.has("pci_api"):
         return
     size = len(subject.capabilities["config"]) // 2
     b = Bench(subject)
@@ -261,7 +261,7 @@ def a_function_level_reset_can_be_asked_for(subject: Subject) -> Iterator[Bench]
 
 def any_write_leaves_the_device_to_its_user(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-055.  All places of the configuration space, values of every kind and width."""
-    if not subject.has("pci"):
+    if not subject.has("pci_api"):
         return
     data = bytes.fromhex(subject.capabilities["config"])
     kept = sorted(capability_offsets(data).values())

@@ -20,7 +20,7 @@ _LARGE = 0x40000000
 
 def _counts(subject: Subject) -> dict[int, int]:
     """Interrupts of each index that has some and signals by eventfd."""
-    if not subject.has("pci"):
+    if not subject.has("pci_api"):
         return {}
     names = {INTX: "irq_intx", MSI: "irq_msi", MSIX: "irq_msix"}
     flags = {int(i["index"]): int(i["flags"]) for i in subject.capabilities["irqs"]}
@@ -215,8 +215,8 @@ def a_line_can_be_masked(subject: Subject) -> Iterator[Bench]:
     b = Bench(subject)
     b.eventfd("e")
     b.trigger_fds(INTX, 0, ["e"])
-    for flags, hex_ in ((8 | 1, None), (16 | 1, None), (8 | 2, "01"), (16 | 2, "01"), (8 | 2, "00"), (16 | 2, "00"),
-                        (16 | 1, None)):  # fmt: skip
+    changes = ((8 | 1, None), (16 | 1, None), (8 | 2, "01"), (16 | 2, "01"), (8 | 2, "00"), (16 | 2, "00"))
+    for flags, hex_ in (*changes, (16 | 1, None)):
         b.works("DEV-079", b.irqs(flags, INTX, 0, 1, hex=hex_), f"flags {flags:#x}")
     for _ in range(3):
         b.works("DEV-080", b.loopback(INTX, 0, 1), "loopback after UNMASK")

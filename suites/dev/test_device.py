@@ -10,18 +10,20 @@ import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
-from suites.dev import experiments_config, experiments_irqs, experiments_regions
+from suites.dev import experiments_config, experiments_irqs, experiments_regions, experiments_rest
 from suites.dev.bench import Bench
 from suites.mig.subject import Subject
 
 Experiment = Callable[[Subject], Generator[Bench, Any, None] | Iterator[Bench]]
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [*experiments_config.EXPERIMENTS, *experiments_irqs.EXPERIMENTS, *experiments_regions.EXPERIMENTS],
-    ids=lambda e: str(e.__name__),
-)
+EXPERIMENTS = (
+    *experiments_config.EXPERIMENTS, *experiments_irqs.EXPERIMENTS, *experiments_rest.EXPERIMENTS,
+    *experiments_regions.EXPERIMENTS,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: str(e.__name__))
 def test_device(rig: Rig, case: Case, experiment: Experiment) -> None:
     """Runs the programs of one experiment, which may go by what the one before showed."""
 
