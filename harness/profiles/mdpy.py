@@ -17,7 +17,7 @@ PROFILE = Profile(
     does_dma=False,
     bus="mdev",
     explanations={
-        "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 of a configuration space is missing",
+        "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last of the 256 bytes of a configuration space is missing",
     },
     source="samples/vfio-mdev/mdpy.c",
 )
