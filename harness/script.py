@@ -35,6 +35,8 @@ class Script:
         self._slots = 0
         self.save_set = -1
         """Index of the SET(STOP_COPY) of the last `save`."""
+        self.restore_set = -1
+        """Index of the SET(RESUMING) of the last `restore`."""
         if fresh:
             if reset:
                 self.op("reset", fd="d")
@@ -79,6 +81,7 @@ class Script:
     def restore(self, keep: str, chunks: Sequence[int] = (65536,), **args: Any) -> tuple[int, int]:
         """RESUMING, write the bytes slot, SET(STOP).  Returns the indices of the `write_all` and the SET."""
         fd = self.set(State.RESUMING)
+        self.restore_set = self.last_set()
         write = self.op("write_all", fd=fd, from_=keep, chunks=list(chunks), **args)
         self.set(State.STOP)
         done = self.last_set()

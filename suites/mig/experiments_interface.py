@@ -349,6 +349,7 @@ def reset_leads_to_running_from_every_state(subject: Subject) -> Iterator[Script
         s.claim("MIG-144", s.save_set, "errno", "==", 0, f"STOP_COPY after a reset in {state.name}")
         s.claim("MIG-144", first, "n", ">", 0, f"a stream after a reset in {state.name}")
         _, done = s.restore("stream")
+        s.claim("MIG-144", s.restore_set, "errno", "==", 0, f"RESUMING after a reset in {state.name}")
         s.claim("MIG-144", done, "errno", "==", 0, f"the stream restores after a reset in {state.name}")
         s.set(S.RUNNING)
         s.op("reset", fd="d")

@@ -137,6 +137,7 @@ def _after_damage(subject: Subject, s: Script, done: int) -> None:
     _, again = s.restore("good")
     saved = s.save("after", max_bytes=MAX)
     for clause, when in (("MIG-112", refused), ("MIG-114", taken)):
+        s.claim(clause, s.restore_set, "errno", "==", 0, "RESUMING can be entered afterwards", when)
         s.claim(clause, again, "errno", "==", 0, "a good stream restores afterwards", when)
         s.claim(clause, s.save_set, "errno", "==", 0, "the device saves afterwards", when)
         s.claim(clause, saved, "n", ">", 0, "a stream afterwards", when)
