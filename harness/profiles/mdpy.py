@@ -16,8 +16,6 @@ PROFILE = Profile(
     description="sample mdev with a frame buffer and no DMA",
     does_dma=False,
     bus="mdev",
-    explanations={
-        "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last of the 256 bytes of a configuration space is missing",
-    },
+    explanations={"DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 is missing"},
     source="samples/vfio-mdev/mdpy.c",
 )
