@@ -39,6 +39,7 @@ RANKS = {
     "harness/concurrent.py": 3,
     "harness/hwpt_dirty_judge.py": 3,
     "harness/address_space.py": 4,
+    "harness/capability_chain.py": 2,
     "harness/engines": 3,
     "harness/dirty_judge.py": 3,
     "harness/dirty_pages.py": 1,
