@@ -5,6 +5,7 @@ Capabilities given:
 
 `pci_api`, `vfio_pci`
                     it has the PCI regions; its configuration space is that of a physical function
+`physical_function` that of one that is no virtual function
 `config`            configuration space as read at the start (hex; 256 or 4096 bytes)
 `pci_msi`, `pci_msix`, `pci_pm`, `pci_exp`
                     offset of the capability, 0 where there is none; `pci_flr`: of one that can be reset by it
@@ -64,6 +65,7 @@ def probe_device(
     result: dict[str, Any] = {
         "pci_api": pci,
         "vfio_pci": pci and bool(known.get("physical_iommu")),
+        "physical_function": pci and bool(known.get("physical_iommu")) and not known.get("virtual_function"),
         "irq_intx": irqs.get(_INTX, 0) if pci else 0,
         "irq_msi": irqs.get(_MSI, 0) if pci else 0,
         "irq_msix": irqs.get(_MSIX, 0) if pci else 0,
@@ -142,13 +144,13 @@ def _registers(
     code = revision_class >> 8
     result: dict[str, Any] = {}
     source: dict[str, Any] | None = None
-    if engine == "reference":
+    if engine == "vfiocert_ref":
         result["scratch"] = {"region": 0, "off": 0x10, "inverted": False}
         source = {"region": 0, "raise": [0x80, "00000000"], "ack": [0x88, "01000000"]}
     elif ids == _EDU and found["vfio_pci"] and regions.get(0, {}).get("size", 0) >= 0x100:
         result["scratch"] = {"region": 0, "off": 0x04, "inverted": True}
         source = {"region": 0, "raise": [0x60, "01000000"], "ack": [0x64, "01000000"]}
-    elif code == _NVME_CLASS:
+    elif code == _NVME_CLASS and found["physical_function"]:
         result["scratch"] = {"region": 0, "off": 0x24, "inverted": False, "mask": 0x0FFF0FFF}
     result["uart"] = code in _UART_CLASSES and regions.get(0, {}).get("size") == 8
     if source:

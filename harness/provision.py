@@ -412,6 +412,7 @@ def _ready(
     profile = load_profile(device.profile)
     capabilities |= probe_engine(host.agent, entry, where, profile.engine, capabilities)
     programs = {f"dev{n}": each for n, each in enumerate((entry, *companions))}
+    capabilities["virtual_function"] = bool(now.get("physfn"))
     capabilities |= probe_device(host.agent, entry, where, capabilities)
     capabilities |= probe_access(host.agent, programs, where, capabilities["regions"])
     return ProvisionedDevice(

@@ -102,7 +102,7 @@ PROFILE = Profile(
         "DEV-044": "handle_pci_cfg_write() ignores writes to the command register",
         "DEV-060": "mtty_get_irq_info() knows INTx and MSI only and refuses MSI-X",
         "DEV-068": (
-            "mtty_set_irqs() switches on the action and has no default: what is no action, or several, succeeds "
+            "mtty_set_irqs() switches on the action without a default: no action, or several, succeeds "
             "and does nothing"
         ),
         "DEV-100": "mtty_get_device_info() does not set VFIO_DEVICE_FLAGS_RESET, but mtty_ioctl() can reset",

@@ -83,7 +83,7 @@ _CONFIG_SPACE = (
     _c(44, "enables of memory, bus mastering and INTx in the command register read as they are written",
        f"{_SPEC}.2.2", "pci_api", level="SHOULD"),
     _c(45, "memory that is disabled in the command register gives no data, and its mappings fault",
-       f"{_CONFIG}, vfio_basic_config_write()", "vfio_pci", level="SHOULD"),
+       f"{_CONFIG}, vfio_basic_config_write()", "physical_function", level="SHOULD"),
     _c(46, "the list of capabilities is there exactly with its status bit, stays in its place, and ends",
        _SPEC,
        "pci_api"),

@@ -93,7 +93,7 @@ def the_command_register_switches(subject: Subject) -> Iterator[Bench]:
         b.claim("DEV-044", i, "hex", "in", _commands(value, bits), f"bits {value:#x} of {bits:#x}")
     yield b
     memory = _memory_region(subject)
-    if not subject.has("vfio_pci") or memory is None:
+    if not subject.has("physical_function") or memory is None:
         return
     b = Bench(subject)
     b.write(CONFIG, _COMMAND, _MEMORY, 2)

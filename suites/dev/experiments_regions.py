@@ -240,7 +240,7 @@ def read_write_and_mmap_agree(subject: Subject) -> Iterator[Bench]:
 
 def _is_memory(subject: Subject, index: int) -> bool:
     """Whether the region is plain memory: state RAM of the reference device."""
-    return subject.capabilities.get("engine") == "reference" and index == 2
+    return subject.capabilities.get("engine") == "vfiocert_ref" and index == 2
 
 
 def _writes_agree(b: Bench, index: int, region: dict[str, Any]) -> None:
