@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.capability_chain import capability_chain, iova_ranges
 from harness.hwpt_dirty_judge import bytes_of
 from harness.judgement import Judgement
-from harness.spec.address_rules import COMPAT, NATIVE, TYPE1, TYPE1V2, Rules
+from harness.spec.address_rules import COMPAT, COMPAT_V1, NATIVE, TYPE1, TYPE1V2, Rules
 from harness.uapi import iommufd, iommufd_test, vfio
 
 __all__ = ["AddressSpaces", "judge_address_spaces"]
@@ -64,6 +65,8 @@ class AddressSpaces:
         self._spaces: dict[tuple[str, int], _Space] = {}
         self._kinds: dict[str, Rules] = {}
         self._compat: dict[str, int] = {}
+        self._cutting: set[str] = set()
+        """Iommufds that were told to be type1: these cut mappings."""
         self._access: dict[str, tuple[str, int]] = {}
         self._memory: dict[str, bytearray] = {}
         self._files: dict[str, str] = {}
@@ -96,8 +99,11 @@ class AddressSpaces:
         if name == "ioas_alloc":
             self._spaces[args["fd"], record["ioas"]] = _Space(NATIVE)
         elif name == "container_set_iommu":
-            kind = TYPE1V2 if args["type"] == vfio.VFIO_TYPE1v2_IOMMU else TYPE1
-            self._spaces[args["fd"], 0] = _Space(kind)
+            first = args["type"] == vfio.VFIO_TYPE1_IOMMU
+            if args["fd"] not in self._compat:
+                self._spaces[args["fd"], 0] = _Space(TYPE1 if first else TYPE1V2)
+            elif first:
+                self._cutting.add(args["fd"])
         elif name in ("mmap", "mem_write", "pwrite", "memfd"):
             self._memory_op(name, args)
         elif name in ("attach", "detach"):
@@ -156,19 +162,35 @@ class AddressSpaces:
     def _legacy(self, args: Args) -> tuple[_Space | None, Rules]:
         slot = args["fd"]
         if slot in self._compat:
-            return self._spaces.get((slot, self._compat[slot])), COMPAT
+            rules = COMPAT_V1 if slot in self._cutting else COMPAT
+            return self._spaces.get((slot, self._compat[slot])), rules
         space = self._spaces.get((slot, 0))
         return space, space.rules if space else TYPE1V2
 
-    def _info(self, _index: int, args: Args, record: Record) -> None:
-        space, _ = self._legacy(args)
-        if space is None or record["errno"]:
+    def _info(self, index: int, args: Args, record: Record) -> None:
+        space, rules = self._legacy(args)
+        if space is None or record["errno"] or not record["flags"] & vfio.VFIO_IOMMU_INFO_PGSIZES:
             return
         sizes = record["iova_pgsizes"]
         space.alignment = sizes & -sizes
-        found = _iova_ranges(bytes.fromhex(record.get("tail", "")), record)
-        if found is not None:
-            space.ranges = found
+        if record["flags"] & vfio.VFIO_IOMMU_INFO_CAPS and not record["cap_offset"]:
+            return  # the buffer was too small for them
+        tail = bytes.fromhex(record.get("tail", ""))
+        chain = capability_chain(tail, record["cap_offset"])
+        clause = "LEG-013" if rules.name.startswith("type1") else "LEG-088"
+        self.out.check(
+            clause, chain is not None, index, "a chain within the buffer, each id once", "it is not"
+        )
+        if chain is None:
+            return
+        space.ranges = iova_ranges(chain)
+        migration = chain.get(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
+        if migration is not None:
+            logged, largest = (int.from_bytes(migration[i : i + 8], "little") for i in (16, 24))
+            good = len(migration) >= 32 and bool(logged & space.alignment) and largest > 0
+            self.out.check(
+                "LEG-015", good, index, "the smallest page size, and a size of bitmaps", "it says neither"
+            )
 
     # -- maps
     def _map(self, index: int, args: Args, record: Record) -> None:
@@ -188,7 +210,7 @@ class AddressSpaces:
     def _legacy_map(self, index: int, args: Args, record: Record) -> None:
         space, rules = self._legacy(args)
         flags = record["flags"]
-        if space is None or flags & ~3:
+        if space is None or flags & ~3 or record["argsz"] < 32:
             return
         native = (_FIXED | (flags & 1) << 2 | (flags & 2)) & (_FIXED | _RW)
         source = _source(args)
@@ -214,7 +236,7 @@ class AddressSpaces:
         if clause:
             if not all(space.areas[i].doubtful for i in touched) or not touched:
                 self.out.check(clause, not done, index, f"the map is refused: {why}", "it succeeds")
-        elif clause is not None:
+        elif clause is not None and source is not None:
             observed = errnos.errorcode.get(record["errno"], str(record["errno"]))
             self.out.check(rules.map, done and iova == asked, index, "the map succeeds", observed)
         if done:
@@ -282,7 +304,18 @@ class AddressSpaces:
                 self._mapped(index, target, rules, moved, record, length, flags, area.source, offset)
                 return
         if done:
-            target.areas[record["dst_iova"]] = _Area(length, record["flags"], None)
+            self._cloned(source, target, record)
+
+    def _cloned(self, source: _Space, target: _Space, record: Record) -> None:
+        """A copy of something else than one whole mapping gives a mapping for each that it touches."""
+        first, length = record["src_iova"], record["length"]
+        for iova in source.within(first, length):
+            area = source.areas[iova]
+            low, high = max(iova, first), min(iova + area.length, first + length)
+            place = (area.source[0], area.source[1] + low - iova) if area.source else None
+            target.areas[record["dst_iova"] + low - first] = _Area(
+                high - low, record["flags"], place, area.doubtful
+            )
 
     # -- unmaps
     def _unmap(self, index: int, args: Args, record: Record) -> None:
@@ -296,7 +329,7 @@ class AddressSpaces:
     def _legacy_unmap(self, index: int, args: Args, record: Record) -> None:
         space, rules = self._legacy(args)
         flags = record["flags"]
-        if space is None or flags & ~_UNMAP_ALL:
+        if space is None or flags & ~_UNMAP_ALL or record["argsz"] < 24:
             return
         asked = _number(args, "size")
         if space.alignment and (asked | record["iova"]) & (space.alignment - 1):
@@ -326,13 +359,15 @@ class AddressSpaces:
         touched = space.within(first, length)
         certain = not any(space.areas[i].doubtful for i in touched)
         cut = [i for i in touched if i < first or i + space.areas[i].length > first + length]
-        if cut and certain:
-            if rules.splits is None:
+        if cut:
+            if certain and rules.splits is None:
                 self.out.check(
                     rules.split, not done, index, "a mapping cannot be split or cut", "it succeeds"
                 )
-            for iova in touched if not done or rules.splits is not None else ():
-                space.areas[iova].doubtful = True
+            # What a refusal has done to the mappings that it would not have cut, nobody says.
+            for iova in touched:
+                held = space.areas[iova]
+                held.doubtful = held.doubtful or done or rules.splits is not None or iova not in cut
         elif certain and (space.alignment or rules is NATIVE):
             self._removed(index, space, rules, touched, record, told, everything)
         if done and not cut:
@@ -438,25 +473,6 @@ def _source(args: Args) -> tuple[str, int] | None:
             return str(memory[name][0]), int(memory[name][1])
     if "fd" in args.get("fds", {}):
         return str(args["fds"]["fd"]), int(args.get("set", {}).get("start", 0))
-    return None
-
-
-def _iova_ranges(tail: bytes, record: Record) -> list[tuple[int, int]] | None:
-    """The IOVA ranges in the capability chain behind `struct vfio_iommu_type1_info` (24 bytes)."""
-    at, seen = record.get("cap_offset", 0), 0
-    while at and seen < 16:
-        place = at - 24
-        if place < 0 or place + 16 > len(tail):
-            return None
-        kind, following = int.from_bytes(tail[place : place + 2], "little"), tail[place + 4 : place + 8]
-        if kind == vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE:
-            count = int.from_bytes(tail[place + 8 : place + 12], "little")
-            body = tail[place + 16 : place + 16 + 16 * count]
-            if len(body) < 16 * count:
-                return None
-            words = [int.from_bytes(body[i : i + 8], "little") for i in range(0, len(body), 8)]
-            return list(zip(words[::2], words[1::2], strict=True))
-        at, seen = int.from_bytes(following, "little"), seen + 1
     return None
 
 

@@ -34,7 +34,7 @@ def capability_chain(tail: bytes, offset: int) -> dict[int, bytes] | None:
 
 
 def iova_ranges(chain: Mapping[int, bytes]) -> list[tuple[int, int]] | None:
-    """The usable IOVAs (first and last); all of 64 bits where nothing restricts them, None where unreadable."""
+    """The usable IOVAs, first and last: all of 64 bits where nothing restricts them; None: unreadable."""
     body = chain.get(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)
     if body is None:
         return [(0, (1 << 64) - 1)]

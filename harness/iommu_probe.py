@@ -8,6 +8,8 @@ Capabilities given (all plain values):
 `hw_info_type`         `out_data_type` of IOMMU_GET_HW_INFO
 `hwpt_dirty`           IOMMU_HW_CAP_DIRTY_TRACKING is declared
 `hwpt_refuses_dirty`   a device without it is at hand
+`type1`, `type1v2`, `unmap_all`, `update_vaddr`, `no_update_vaddr`, `type1_migration`
+                       what a container with the device's group in it says of itself
 `hugepages`            a huge page of memory is free
 `max_pasid_log2`       width of PASIDs, 0 for none
 `iommufd_compat`       the iommufd answers type1's ioctls (it always does; probed all the same)
@@ -98,6 +100,7 @@ def probe_iommu(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str,
         *_asked(),
     ]
     records = _records(agent, {"dev0": dict(entry)}, ops, name)
+    legacy = _legacy(agent, entry, name)
     info, hwpt = _hw_info(records[4]), records[5]
     physical = not hwpt["errno"] and not hwpt.get("skipped")
     return {
@@ -105,8 +108,41 @@ def probe_iommu(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str,
         "physical_iommu": physical,
         "hwpt_refuses_dirty": physical and info["hw_info"] and not info["hwpt_dirty"],
         "hugepages": not records[6]["errno"],
+        "iommufd_compat": True,
         **_answers(records[7:]),
+        **legacy,
     }
+
+
+def _legacy(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the container says once the device's group is in it; all False where there is no container."""
+    names = {"type1": 1, "type1v2": 3, "unmap_all": 9, "update_vaddr": 10}
+    ops: list[list[Any]] = [
+        ["open_group", {"dev": "dev0", "out": "g"}],
+        ["open_container", {"out": "c"}],
+        ["group_set_container", {"fd": "g", "container": "c"}],
+        ["container_set_iommu", {"fd": "c", "type": names["type1v2"]}],
+        ["iommu", {"fd": "c", "cmd": "VFIO_IOMMU_GET_INFO", "set": {"argsz": 4096}}],
+        *(["check_extension", {"fd": "c", "ext": number}] for number in names.values()),
+    ]
+    records = _records(agent, {"dev0": dict(entry)}, ops, name)
+    works = not any(r["errno"] or r.get("skipped") for r in records[:4])
+    has = {key: works and not r["errno"] and r["ret"] > 0 for key, r in zip(names, records[5:], strict=True)}
+    ids = _capability_ids(records[4]) if works else set()
+    return {**has, "no_update_vaddr": works and not has["update_vaddr"], "type1_migration": 2 in ids}
+
+
+def _capability_ids(info: Mapping[str, Any]) -> set[int]:
+    """Ids of the chain behind struct vfio_iommu_type1_info, which has 24 bytes."""
+    try:
+        tail, at = bytes.fromhex(str(info.get("tail", ""))), int(info.get("cap_offset") or 0)
+    except ValueError:
+        return set()
+    found: set[int] = set()
+    while 24 <= at <= 24 + len(tail) - 8 and len(found) < 16:
+        found.add(int.from_bytes(tail[at - 24 : at - 22], "little"))
+        at = int.from_bytes(tail[at - 20 : at - 16], "little")
+    return found
 
 
 def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
@@ -142,6 +178,7 @@ def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
         "mock": MOCK_WORDS,
         **_hw_info(records[3]),
         "physical_iommu": True,
+        "iommufd_compat": True,
         "hwpt_refuses_dirty": True,
         "max_pasid_log2": _hw_info(records[5])["max_pasid_log2"],
         "mock_dmabuf": records[6]["errno"] == errno.EINVAL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COMPAT", "NATIVE", "TYPE1", "TYPE1V2", "Rules"]
+__all__ = ["COMPAT", "COMPAT_V1", "NATIVE", "TYPE1", "TYPE1V2", "Rules"]
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,4 @@ COMPAT = Rules(
         **{"overlap": "LEG-082", "split": "LEG-083", "unmap_all": "LEG-081"},
     }
 )
+COMPAT_V1 = Rules(**{**COMPAT.__dict__, "splits": "LEG-089"})

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every experiment of the chapter, and the random programs of an address space on every old backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.plugin import Case
+from fixtures.rig import Rig
+from harness.uapi import vfio
+from suites.iom.random_space import CompatBackend, random_space
+from suites.iom.words import Core
+from suites.leg import experiments_compat, experiments_container
+from suites.leg.experiments_container import Experiment
+from suites.leg.words import Container, Type1Backend
+
+RANDOM_PROGRAMS = 10
+"""On each of the backends."""
+
+
+@pytest.mark.parametrize("experiment", experiments_container.EXPERIMENTS, ids=lambda e: str(e.__name__))
+def test_experiment_on_a_container(rig: Rig, case: Case, experiment: Experiment) -> None:
+    """Runs the programs of one experiment, each on a container of its own."""
+
+    def body() -> None:
+        subject = rig.subject(experiment.__name__)
+        for script in experiment(subject) if subject.has("type1v2") else ():
+            rig.run(script.to_json(), own=True)
+
+    case.run(body)
+
+
+@pytest.mark.parametrize("experiment", experiments_compat.EXPERIMENTS, ids=lambda e: str(e.__name__))
+def test_experiment_on_an_iommufd_as_container(rig: Rig, case: Case, experiment: Experiment) -> None:
+    """Runs the programs of one experiment, each on an iommufd of its own."""
+
+    def body() -> None:
+        subject = rig.subject(experiment.__name__)
+        for script in experiment(subject):
+            rig.run(script.to_json(), own=not subject.has("mock"))
+
+    case.run(body)
+
+
+def test_random_programs_on_a_container(rig: Rig, case: Case) -> None:
+    """Clauses: LEG-020 to LEG-025, LEG-030 to LEG-032."""
+
+    def body() -> None:
+        subject = rig.subject("random programs on a container")
+        kinds = [vfio.VFIO_TYPE1v2_IOMMU] * subject.has("type1v2") + [vfio.VFIO_TYPE1_IOMMU] * subject.has(
+            "type1"
+        )
+        for kind in kinds:
+            for _ in range(RANDOM_PROGRAMS):
+                program = random_space(Type1Backend(kind), Container(iommu=False), subject.rng)
+                rig.run(program.json(), own=True, log=False)
+        rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])
+
+    case.run(body)
+
+
+def test_random_programs_on_an_iommufd_as_container(rig: Rig, case: Case) -> None:
+    """Clauses: LEG-080 to LEG-083."""
+
+    def body() -> None:
+        subject = rig.subject("random programs on an iommufd as container")
+        mock = subject.has("mock")
+        attach = Core.mock if mock else Core.device
+        for _ in range(RANDOM_PROGRAMS):
+            program = random_space(CompatBackend(attach), Core(), subject.rng)
+            rig.run(program.json(), own=not mock, log=False)
+        rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])
+
+    case.run(body)
