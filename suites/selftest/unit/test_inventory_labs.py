@@ -85,7 +85,7 @@ BAD = [
         "prof: mtty\n",
         19,
         "labs.rack7.devices[1].prof is not a key here: "
-        "id, host, pci, mdev, mock, profile, driver, module, options, vf_of, companions",
+        "id, host, pci, mdev, mock, profile, driver, module, options, vf_of, noiommu, companions",
     ),
     (
         "unknown key of a jump",
@@ -242,7 +242,7 @@ def test_wrong_file_is_one_line_that_names_the_place(old, new, line, text):
 def test_unknown_profile_lists_the_valid_ones():
     (message,) = refusal(changed("profile: mlx5_vfio_pci", "profile: mlx6"))
     assert message.startswith(
-        "labs.yaml:15: labs.rack7.devices[0].profile='mlx6' is not a profile: generic, "
+        "labs.yaml:15: labs.rack7.devices[0].profile='mlx6' is not a profile: edu_vfio_pci, generic, "
     )
     assert "mlx5_vfio_pci" in message
 
