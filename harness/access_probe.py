@@ -6,7 +6,8 @@ Capabilities given:
 `group`         the device's group has a node
 `legacy`        a container takes the group, and gives the device
 `shared_group`  the run holds another device of the same group (`companions` of the inventory)
-`hot_reset`     VFIO_DEVICE_GET_PCI_HOT_RESET_INFO is supported
+`hot_reset`     VFIO_DEVICE_GET_PCI_HOT_RESET_INFO is supported; `hot_reset_owned`: and affects only devices
+                of the program
 `mmap_region`   index of a region whose first page can be mapped, plus one; 0 where there is none
 `cdev_name`     the name of the cdev in sysfs, `sysfs` the folder of the device there
 `groups`        IOMMU group of each device of the program, by the name it has there
@@ -74,7 +75,21 @@ def probe_access(
         ["ioctl", {"fd": "d", "nr": vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, "buf": "0c" + "00" * 11}],
     ])  # fmt: skip
     result["hot_reset"] = reset in (0, errno.ENOSPC)
+    result["hot_reset_owned"] = result["hot_reset"] and _all_affected(agent, devices, name, result["names"])
     return result
+
+
+def _all_affected(
+    agent: Runner, devices: Mapping[str, Mapping[str, Any]], name: str, names: Mapping[str, str]
+) -> bool:
+    """Whether a hot reset of dev0 touches only devices that the program has."""
+    record = _records(agent, devices, name, [
+        ["open_cdev", {"dev": "dev0", "out": "d"}],
+        ["open_iommufd", {"out": "i"}],
+        ["bind", {"fd": "d", "iommufd": "i"}],
+        ["hot_reset_info", {"fd": "d"}],
+    ])[-1]  # fmt: skip
+    return not record["errno"] and {bdf for _, bdf in record["devices"]} <= set(names.values())
 
 
 def _maps_first_page(region: Mapping[str, Any]) -> bool:
@@ -90,8 +105,10 @@ def _maps_first_page(region: Mapping[str, Any]) -> bool:
     return True
 
 
-def _errors(agent: Runner, devices: Mapping[str, Any], name: str, ops: list[list[Any]]) -> list[int]:
-    """The errno of each operation; EIO for one that did not run."""
+def _records(
+    agent: Runner, devices: Mapping[str, Mapping[str, Any]], name: str, ops: list[list[Any]]
+) -> list[Mapping[str, Any]]:
+    """The records of a program, in its order."""
     result = agent.run(
         {
             "devices": {key: dict(entry) for key, entry in devices.items()}, "session": "probe-access",
@@ -100,5 +117,12 @@ def _errors(agent: Runner, devices: Mapping[str, Any], name: str, ops: list[list
     )  # fmt: skip
     if result.hung or len(result.trace) != len(ops):
         raise LabError(f"{name}: asking how the device can be reached did not return within 20 s")
-    by_index = {int(r["i"]): r for r in result.trace}
-    return [errno.EIO if by_index[n].get("skipped") else int(by_index[n]["errno"]) for n in range(len(ops))]
+    return sorted(result.trace, key=lambda record: int(record["i"]))
+
+
+def _errors(
+    agent: Runner, devices: Mapping[str, Mapping[str, Any]], name: str, ops: list[list[Any]]
+) -> list[int]:
+    """The errno of each operation; EIO for one that did not run."""
+    records = _records(agent, devices, name, ops)
+    return [errno.EIO if record.get("skipped") else int(record["errno"]) for record in records]
