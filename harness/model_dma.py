@@ -123,6 +123,9 @@ class DmaModelAgent(ModelAgent):
         self.held_irqs = 0
         self.timer_on = False
         self.saved_endless: Mapping[str, Any] | None = None
+        self.late: list[Mapping[str, Any]] = []
+        """Of a broken model: the second halves of blocks, written after the device has stopped."""
+        self.ticks_stopped = 0
 
     # -- programs of several threads, one operation after the other
     def run(self, program: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -224,6 +227,12 @@ class DmaModelAgent(ModelAgent):
 
     def _tick(self) -> None:
         """Time goes by: endless traffic, the timer."""
+        if self.state not in (*_RUNS, *_QUIET_P2P):
+            self.ticks_stopped += 1
+            if self.ticks_stopped > 1:
+                for effect in self.late:
+                    self._dma_write(effect)
+                self.late = []
         running = self.state in _RUNS or (self.state in _QUIET_P2P and not (self.endless or {}).get("p2p"))
         if self.bad("dma-in-stop") and self.state in (S.STOP, S.STOP_COPY):
             running = True
@@ -242,7 +251,7 @@ class DmaModelAgent(ModelAgent):
         if self.state in (*_RUNS, *_QUIET_P2P) or (self.bad("interrupt-in-stop") and self.state == S.STOP):
             if self.armed:
                 self.events[self.armed] = self.events.get(self.armed, 0) + 1
-        elif not self.bad("interrupts-lost"):
+        else:
             self.held_irqs = 1
 
     def _settle(self) -> None:
@@ -305,10 +314,12 @@ class DmaModelAgent(ModelAgent):
     def op_set_state(self, fd: str, state: int, out: str = "", argsz: int = 16) -> dict[str, Any]:
         before = self.state
         if before in (*_RUNS, *_QUIET_P2P) and self.pending and state not in (*_RUNS, S.ERROR):
-            if self.bad("half-a-block"):
+            if self.bad("pending-lost"):
+                pass  # kept, and forgotten on the way back
+            elif self.bad("half-a-block"):
                 for effect in self.pending:
                     self._dma_write({**effect, "length": effect["length"] // 2})
-                self.pending = []
+                self.late, self.pending = self.pending, []
             else:
                 self._settle()
         result = super().op_set_state(fd, state, out, argsz)
@@ -324,6 +335,9 @@ class DmaModelAgent(ModelAgent):
                 self.endless = None
             if self.bad("pending-lost"):
                 self.pending = []
+            if self.bad("interrupts-lost"):
+                self.armed = ""
+            self.ticks_stopped = 0
             self._settle()
             if self.held_irqs and self.armed:
                 self.events[self.armed] = self.events.get(self.armed, 0) + 1

@@ -30,10 +30,11 @@ def what_was_written_is_reported_once(subject: Subject) -> Iterator[Script]:
 
     Clauses: DIRTY-030, DIRTY-031, DIRTY-034, DIRTY-035.
     """
-    s = LoggedScript(subject)
+    s = LoggedScript(subject, pages=96)
+    assert s.traffic is not None
     s.start()
-    s.write_pages(_some(subject, s, 20, 4))
-    s.seen()
+    s.write_pages(_some(subject, s, 20, 4, pages=64))
+    s.traffic.write(s.at(70), min(9 * PAGE, s.traffic.engine.reach.max_bytes))
     s.report()
     s.report()
     s.stop()
@@ -401,6 +402,8 @@ def a_million_pages_are_written_and_reported(subject: Subject) -> Iterator[Scrip
 def work_under_way_is_in_a_later_report(subject: Subject) -> Iterator[Script]:
     """A write is begun, reports are made while it is under way, and one when it is over.
 
+    What memory shows after the last of the early reports was written after them: a later one must have it.
+
     Clauses: DIRTY-055.
     """
     engine = engine_of(subject)
@@ -413,7 +416,9 @@ def work_under_way_is_in_a_later_report(subject: Subject) -> Iterator[Script]:
         s.traffic.begin(s.at(4 * turn), s.block, delay_ms=subject.rng.choice((1, 5, 20)))
         for _ in range(3):
             s.report()
+        s.fill()
         s.traffic.wait()
+        s.seen()
         s.report()
     s.report()
     yield s.finish()

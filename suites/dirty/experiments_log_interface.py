@@ -343,11 +343,7 @@ def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
     """
     s = Script(fresh=False)
     for turn in range(2):
-        s.op("open_iommufd", out="i")
-        s.op("ioas_alloc", fd="i", out="ioas")
-        s.op("open_cdev", dev="dev0", out="d")
-        s.op("bind", fd="d", iommufd="i")
-        s.op("attach", fd="d", pt="ioas")
+        _open(s)
         if turn:
             s.op("dma_logging_report", fd="d", iova=0, length=16 * PAGE, page_size=PAGE, bitmap_bytes=8)
         else:
@@ -361,6 +357,32 @@ def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
     yield s
 
 
+def stop_ends_the_log_of_this_user(subject: Subject) -> Iterator[Script]:
+    """On an open of its own, so that what an earlier program left behind plays no part.
+
+    Clauses: DIRTY-040, DIRTY-042.
+    """
+    s = Script(fresh=False)
+    _open(s)
+    first = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
+    s.op("dma_logging_stop", fd="d")
+    s.op("dma_logging_report", fd="d", iova=0, length=16 * PAGE, page_size=PAGE, bitmap_bytes=8)
+    again = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
+    s.claim(
+        "DIRTY-042", again, "errno", "==", 0, "START after STOP succeeds", when=[(first, "errno", "==", 0)]
+    )
+    s.op("dma_logging_stop", fd="d")
+    yield s
+
+
+def _open(s: Script) -> None:
+    s.op("open_iommufd", out="i")
+    s.op("ioas_alloc", fd="i", out="ioas")
+    s.op("open_cdev", dev="dev0", out="d")
+    s.op("bind", fd="d", iommufd="i")
+    s.op("attach", fd="d", pt="ioas")
+
+
 EXPERIMENTS: tuple[Experiment, ...] = (
     the_three_features_come_together, methods_that_a_feature_lacks_are_refused,
     probe_changes_nothing_of_the_log, the_size_of_the_argument_is_respected,
@@ -369,4 +391,4 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     requests_nobody_foresaw_do_no_harm, reports_nobody_foresaw_are_refused_or_harmless,
     stop_and_report_without_a_log_do_no_harm, the_callers_bits_stay, the_log_works_in_every_state,
 )  # fmt: skip
-OWN_SESSION: tuple[Experiment, ...] = (the_next_user_finds_no_log,)
+OWN_SESSION: tuple[Experiment, ...] = (the_next_user_finds_no_log, stop_ends_the_log_of_this_user)
