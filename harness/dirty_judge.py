@@ -217,7 +217,8 @@ class _DirtyJudge:
             if not done:
                 known.unsure |= pages
             elif t0 >= self.started:
-                self.done[number] = self.done.get(number, 0) | pages
+                if t0 >= max(self.fills.values(), default=t0):  # else it may have landed before the fill
+                    self.done[number] = self.done.get(number, 0) | pages
                 for report in self.reports:
                     if report.ended > t0:  # it ran beside the write, and may have taken the page along
                         if pages & report.pages.get(number, 0):
