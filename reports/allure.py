@@ -20,7 +20,7 @@ __all__ = ["FOLDER", "render_allure"]
 
 FOLDER = "allure-results"
 _STATUS = {
-    "pass": "passed", "fail": "failed", "advisory": "passed", "waived": "skipped",
+    "pass": "passed", "fail": "failed", "advisory": "passed", "kernel": "passed", "waived": "skipped",
     "not-applicable": "skipped", "inconclusive": "broken",
 }  # fmt: skip
 _SEVERITY = {"MUST": "critical", "SHOULD": "normal", "MAY": "minor"}

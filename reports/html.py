@@ -19,10 +19,10 @@ __all__ = ["render_html"]
 _MAX_FINDINGS = 200
 _LOG_LINES = 160
 _OP_LINES = 120
-_ORDER = ("fail", "inconclusive", "advisory", "waived", "pass", "not-applicable")
+_ORDER = ("fail", "inconclusive", "advisory", "kernel", "waived", "pass", "not-applicable")
 _TITLES = {
-    "fail": "Failed", "inconclusive": "Inconclusive", "advisory": "Advisory", "waived": "Waived",
-    "pass": "Passed", "not-applicable": "Not applicable",
+    "fail": "Failed", "inconclusive": "Inconclusive", "advisory": "Advisory", "kernel": "Broken by the core",
+    "waived": "Waived",    "pass": "Passed", "not-applicable": "Not applicable",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ _RESULT = {
     "pass": ("ok", ""),
     "fail": ("not ok", ""),
     "advisory": ("not ok", "XFAIL advisory"),
+    "kernel": ("not ok", "XFAIL of the kernel's core:"),
     "waived": ("not ok", "XFAIL waived"),
     "not-applicable": ("ok", "SKIP"),
     "inconclusive": ("not ok", "ERROR"),

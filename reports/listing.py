@@ -15,6 +15,7 @@ __all__ = ["SYMBOLS", "finding_lines", "program_lines", "replay_command", "short
 
 SYMBOLS = {
     "pass": "✓", "fail": "✗", "advisory": "!", "not-applicable": "–", "inconclusive": "?", "waived": "~",
+    "kernel": "k",
     "reached": "✓", "refused": "⊘", "failed": "✗",
     "conforming": "✓", "non-conforming": "✗",
 }  # fmt: skip

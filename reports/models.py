@@ -52,7 +52,8 @@ STATES = ("ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P", "P
 """Names of `enum vfio_device_mig_state`, in the order of their values."""
 
 Level = Literal["MUST", "SHOULD", "MAY"]
-ClauseVerdict = Literal["pass", "fail", "advisory", "not-applicable", "inconclusive", "waived"]
+ClauseVerdict = Literal["pass", "fail", "advisory", "kernel", "not-applicable", "inconclusive", "waived"]
+"""`kernel`: a SHOULD that the kernel's core breaks on every device, whatever its driver does."""
 ArcVerdict = Literal["reached", "refused", "not-applicable", "failed", "inconclusive"]
 RunVerdict = Literal["conforming", "non-conforming", "inconclusive"]
 
@@ -179,8 +180,10 @@ class ClauseResult(_Record):
     def _coherent(self) -> ClauseResult:
         if self.level != "MUST" and self.verdict == "fail":
             self.verdict = "advisory"
-        if self.level == "MUST" and self.verdict == "advisory":
-            raise ValueError(f"verdict of {self.id}='advisory' is not possible for a MUST; say fail or pass")
+        if self.level == "MUST" and self.verdict in ("advisory", "kernel"):
+            raise ValueError(
+                f"verdict of {self.id}={self.verdict!r} is not possible for a MUST; say fail or pass"
+            )
         if self.verdict in ("not-applicable", "inconclusive", "waived") and not self.reason:
             self.reason = "no reason was recorded"
         return self
@@ -272,7 +275,7 @@ def verdict_of(clauses: Iterable[ClauseResult]) -> RunVerdict:
     musts = {clause.verdict for clause in known if clause.level == "MUST"}
     if "fail" in musts:
         return "non-conforming"
-    decided = any(clause.verdict in ("pass", "advisory", "waived") for clause in known)
+    decided = any(clause.verdict in ("pass", "advisory", "kernel", "waived") for clause in known)
     return "inconclusive" if "inconclusive" in musts or not decided else "conforming"
 
 
@@ -280,6 +283,7 @@ _WORST_FIRST: tuple[ClauseVerdict, ...] = (
     "fail",
     "inconclusive",
     "advisory",
+    "kernel",
     "waived",
     "pass",
     "not-applicable",

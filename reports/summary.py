@@ -17,9 +17,10 @@ __all__ = ["print_summary", "summary_lines"]
 
 _STYLES = {
     "conforming": "bold blue", "non-conforming": "bold red", "inconclusive": "bold magenta",
-    "fail": "red", "advisory": "yellow", "waived": "yellow", "pass": "blue", "not-applicable": "dim",
+    "fail": "red", "advisory": "yellow", "kernel": "yellow",
+    "waived": "yellow", "pass": "blue", "not-applicable": "dim",
 }  # fmt: skip
-_ORDER = ("fail", "inconclusive", "advisory", "waived", "pass", "not-applicable")
+_ORDER = ("fail", "inconclusive", "advisory", "kernel", "waived", "pass", "not-applicable")
 _MAX_FINDINGS = 20
 _MAX_DEVICES = 200
 
@@ -46,7 +47,7 @@ def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
                 ("advisory", f"  kernel taint {device.taint_before} before, {device.taint_after} after")
             )
         for clause in device.clauses:
-            if clause.verdict in ("inconclusive", "waived"):
+            if clause.verdict in ("inconclusive", "kernel", "waived"):
                 rows.append(
                     (
                         clause.verdict,

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.spec.clause import all_clauses
+
 __all__ = ["KNOWN_OF_THE_CORE", "NOT_GOLDEN"]
 
-_GROUP = (
-    "drivers/vfio/group.c, vfio_group_fops_release() says that device fds hold a reference of the group's "
-    "file; vfio_group_use_container() takes it, and the path with an iommufd in its place does not"
-)
-KNOWN_OF_THE_CORE: Mapping[str, str] = {"ACC-074": _GROUP, "ACC-075": _GROUP}
+KNOWN_OF_THE_CORE: Mapping[str, str] = {clause.id: clause.core for clause in all_clauses() if clause.core}
 """Clause -> the cause, as read in Linux 7.2."""
 
 NOT_GOLDEN: Mapping[str, str] = {

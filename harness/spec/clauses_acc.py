@@ -23,6 +23,10 @@ _GET_FD = "vfio.h, VFIO_GROUP_GET_DEVICE_FD"
 _SET_IOMMU = "vfio.h, VFIO_SET_IOMMU"
 _RESET_INFO = "vfio.h, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"
 _RESET = "vfio.h, VFIO_DEVICE_PCI_HOT_RESET"
+_CORE_GROUP = (
+    "drivers/vfio/group.c: vfio_group_fops_release() says that device fds hold a reference of the group's "
+    "file; vfio_group_use_container() takes it, and the path with an iommufd in its place does not"
+)
 _IOAS = "Documentation/userspace-api/iommufd.rst, IOMMUFD User Objects"
 _TOKEN = "vfio.h, VFIO_DEVICE_FEATURE_PCI_VF_TOKEN"
 
@@ -35,8 +39,9 @@ def _c(
     level: Level = "MUST",
     since: str = "v6.6",
     untested: str = "",
+    core: str = "",
 ) -> Clause:
-    return Clause(f"ACC-{number:03d}", level, statement, source, needs, since, untested)
+    return Clause(f"ACC-{number:03d}", level, statement, source, needs, since, untested, core=core)
 
 
 # fmt: off
@@ -118,9 +123,10 @@ _REFERENCES = (
     _c(73, "a group stays in use while a device fd that it gave is open, its own fd being closed",
        "drivers/vfio/group.c, vfio_group_fops_release(), comment", "legacy"),
     _c(74, "the same where an iommufd stands in for the container",
-       "drivers/vfio/group.c, vfio_group_fops_release(), comment", "group", level="SHOULD"),
+       "drivers/vfio/group.c, vfio_group_fops_release(), comment", "group", level="SHOULD", core=_CORE_GROUP),
     _c(75, "UNSET_CONTAINER is refused while device fds of a group are open, an iommufd being the container",
-       f"{_UNSET}: 'All device file descriptors must be released prior'", "group", level="SHOULD"),
+       f"{_UNSET}: 'All device file descriptors must be released prior'", "group", level="SHOULD",
+       core=_CORE_GROUP),
     _c(76, "a device stays in use while a mapping of one of its regions exists", _CLOSE, "mmap_region"),
 )
 _GROUP = (
