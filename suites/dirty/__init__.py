@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chapter DIRTY: what the device wrote."""
