@@ -20,6 +20,7 @@ __all__ = ["CAPABILITIES", "DEFECTS", "FAIL", "ModelAgent"]
 
 CAPABILITIES: dict[str, Any] = {
     "migration": ["STOP_COPY", "P2P", "PRE_COPY"],
+    "migration_probed": True,
     "reset": True,
     "reset_flag": True,
     "data_size": True,

@@ -31,6 +31,7 @@ _MIGRATION = {
 _GET, _SET = vfio.VFIO_DEVICE_FEATURE_GET, vfio.VFIO_DEVICE_FEATURE_SET
 # Capability -> (feature, GET or SET): what PROBE is asked for.
 _PROBES = {
+    "migration_probed": (vfio.VFIO_DEVICE_FEATURE_MIGRATION, _GET),
     "mig_device_state_get": (vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, _GET),
     "mig_device_state_set": (vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, _SET),
     "data_size": (vfio.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, _GET),

@@ -48,7 +48,15 @@ def _c(
 
 CLAUSES: tuple[Clause, ...] = (
     # -- discovery
-    _c("MIG-001", "MUST", "GET of MIGRATION succeeds on a device whose PROBE says it can", _FEATURE),
+    # What needs "migration" is not asked of a device whose GET fails; this clause is about that.
+    Clause(
+        "MIG-001",
+        "MUST",
+        "GET of MIGRATION succeeds on a device whose PROBE says it can",
+        _FEATURE,
+        ("migration_probed",),
+        "v5.18",
+    ),
     _c("MIG-002", "MUST", "the migration flags contain VFIO_MIGRATION_STOP_COPY", _MIGRATION),
     _c("MIG-003", "MUST", "the migration flags are one of the four defined combinations", _MIGRATION),
     _c("MIG-004", "MUST", "PROBE of MIGRATION together with GET succeeds", _FEATURE),

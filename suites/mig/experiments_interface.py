@@ -34,8 +34,8 @@ def features_answer_probe_get_and_set(subject: Subject) -> Iterator[Script]:
     defined = [f"{n:02x}" + "00" * 7 for n in (1, 3, 5, 7)]
     s.claim("MIG-003", get, "payload", "in", defined, "one of the combinations 1, 3, 5, 7", got)
 
-    def probe(flags: int, clause: str, ok: bool, expected: str) -> None:
-        i = s.op("feature", fd="d", flags=PROBE | flags, payload="")
+    def probe(flags: int, clause: str, ok: bool, expected: str, payload: str = "") -> None:
+        i = s.op("feature", fd="d", flags=PROBE | flags, payload=payload)
         s.claim(clause, i, "errno", "==" if ok else "!=", 0, expected)
         s.op("get_state", fd="d")
         after = s.op("get_state", fd="d")
@@ -46,6 +46,8 @@ def features_answer_probe_get_and_set(subject: Subject) -> Iterator[Script]:
     probe(SET | MIGRATION, "MIG-005", False, "PROBE|SET of MIGRATION is refused")
     for flags in (GET, SET, GET | SET):
         probe(flags | MIG_DEVICE_STATE, "MIG-006", True, "PROBE of MIG_DEVICE_STATE succeeds")
+    # What would stop the device, were it not a PROBE.
+    probe(SET | MIG_DEVICE_STATE, "MIG-006", True, "PROBE of MIG_DEVICE_STATE succeeds", STATE_STOP)
     probe(GET | NO_SUCH_FEATURE, "MIG-011", False, "PROBE of an unknown feature is refused")
     if subject.has("precopy_info_v2"):
         probe(SET | PRECOPY_INFO_V2, "MIG-091", True, "PROBE|SET of PRECOPY_INFOv2 succeeds")
