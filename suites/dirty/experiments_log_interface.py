@@ -229,7 +229,7 @@ def hints_of_any_size_are_taken(subject: Subject) -> Iterator[Script]:
 def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
     """Empty ranges, odd page sizes, reserved bits, everything at once.
 
-    Clauses: DIRTY-021.
+    Clauses: DIRTY-021, DIRTY-014.
     """
     for ranges, size, more in (
         ([(0, 0)], PAGE, {}),
@@ -245,8 +245,10 @@ def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
         ([(0, PAGE)], PAGE, {"num_ranges": 0xFFFFFFFF}),
     ):
         s = LoggedScript(subject)
-        s.start(*ranges, page_size=size, **more)
-        s.report(ranges[0][0], PAGE)
+        started = s.start(*ranges, page_size=size, **more)
+        asked = s.report(ranges[0][0], PAGE)
+        refused = [(started, "errno", "!=", 0)]
+        s.claim("DIRTY-014", asked, "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
         _still_usable(s)
         yield s.finish()
 
