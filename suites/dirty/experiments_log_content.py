@@ -424,6 +424,32 @@ def work_under_way_is_in_a_later_report(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+def registers_that_can_be_mapped_are_no_way_past_the_log(subject: Subject) -> Iterator[Script]:
+    """A write that was told through a mapping of the registers, where the device allows one, is logged too.
+
+    Clauses: DIRTY-030.
+    """
+    engine = engine_of(subject)
+    if engine is None or not engine.can("begin"):
+        return
+    s = LoggedScript(subject)
+    assert s.traffic is not None
+    s.start()
+    steps = s.traffic.command("begin", s.at(5), s.block)["steps"]
+    registers = [step[1:] for step in steps if step[0] == "reg"]
+    if len({region for region, _, _ in registers}) != 1 or any(off + 8 > PAGE for _, off, _ in registers):
+        return
+    s.op("mmap", out="registers", fd="d", region=registers[0][0], n=PAGE)
+    for _, off, data in registers:
+        s.op("mem_write", mem="registers", off=off, hex=data, width=4)
+    s.op("sleep", ms=5 + int(1.6 * engine.cost_ms))
+    seen = s.seen()
+    report = s.report()
+    expected = "a bit for the page that memory shows to be written"
+    s.claim("DIRTY-030", report, "bitmap", "!=", "00" * 8, expected, when=[(seen, "pages", "!=", 0)])
+    yield s.finish()
+
+
 def endless_traffic_is_in_the_last_report(subject: Subject) -> Iterator[Script]:
     """Reports while the device writes without end; then memory shows what they must have had.
 
@@ -461,5 +487,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     a_reset_ends_the_log_or_keeps_it_whole, a_report_beyond_the_ranges_is_refused_or_complete,
     pages_that_are_only_read_stay_clean, a_large_range_is_reported_in_every_part,
     a_million_pages_are_written_and_reported, work_under_way_is_in_a_later_report,
-    endless_traffic_is_in_the_last_report,
+    registers_that_can_be_mapped_are_no_way_past_the_log, endless_traffic_is_in_the_last_report,
 )  # fmt: skip

@@ -231,10 +231,8 @@ GOLDEN = {
 BROKEN = {
     "dma_not_awaited": (stop_during_a_copy, [[], PAGE_0]),
     "dma_starts_in_stop": (copy_told_in_stop, [PAGE_0, PAGE_0]),
-    "held_dma_dropped": (copy_told_in_stop, [[], []]),
     "p2p_starts_dma": (copy_told_in_p2p, [PAGE_0, PAGE_0]),
     "irq_raised_in_stop": (interrupt_told_in_stop, [1, 0]),
-    "intx_kept_in_stop": (line_unmasked_in_stop, [1, 1, 0]),
     "irqs_not_saved": (pending_interrupts_migrate, ["00000000"]),
     "short_stream_loaded": (half_a_stream, True),
     "open_keeps_state": (opened_again, STOP),
