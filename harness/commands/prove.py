@@ -92,7 +92,7 @@ def prove(
         return
     check_defects(chosen)
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-proof"
-    results = _kept(folder, resume)
+    results = _kept(folder, resume, chosen)
     begun = time.monotonic()
     interrupted = 0
     try:
@@ -123,7 +123,7 @@ def _status(matrix: Matrix) -> int:
     return EXIT_NO_VERDICT if counts["undecided"] or matrix.golden_faults else EXIT_CONFORMING
 
 
-def _kept(folder: Path, resume: bool) -> list[Result]:
+def _kept(folder: Path, resume: bool, chosen: Sequence[Defect]) -> list[Result]:
     """The results that a run in `folder` has already; the folder is made."""
     path = folder / _RESULTS
     if path.exists() and not resume:
@@ -136,9 +136,15 @@ def _kept(folder: Path, resume: bool) -> list[Result]:
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by whatever ended that run
             result = result_from_json(json.loads(line))
-            if not result.lab_fault:
-                kept.append(result)
-    return kept
+            kept.append(result)
+    broken = {d.name: d.clause for d in chosen}
+
+    def final(result: Result) -> bool:
+        """What a lab, a limit or a bug ended before it was caught is tried again."""
+        caught = broken.get(result.subject) in {s.clause for s in result.seen}
+        return caught or (result.why in ("done", "caught") and not result.bugs)
+
+    return [r for r in kept if final(r)]
 
 
 def _results(

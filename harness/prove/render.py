@@ -54,6 +54,9 @@ def text_table(matrix: Matrix) -> str:
     for row in matrix.rows:
         if row.verdict == "elsewhere" and row.first is not None:
             lines.append(f"~ {row.defect.name}: {row.defect.clause} did not catch it; {_first(row)}")
+        elif row.verdict == "undecided":
+            why = row.notes[0] if row.notes else "it was not tried"
+            lines.append(f"? {row.defect.name}: no verdict: {why}")
         elif row.verdict != "caught" or row.missed_seeds:
             seeds = f" with seed {', '.join(map(str, row.missed_seeds[:10]))}" if row.missed_seeds else ""
             lines.append(f"✗ {row.defect.name}: {row.defect.clause} did not catch it{seeds}")

@@ -46,6 +46,10 @@ def test_missed_is_no_proof():
     assert not matrix.proved
 
 
+def test_what_was_not_tried_is_said_to_be_that():
+    assert "? fd_leaks: no verdict: it was not tried" in text_table(build_matrix([DEFECT], []))
+
+
 def test_one_seed_of_ten_that_misses_is_no_proof():
     results = [trial("MIG-058", seed=n) for n in range(1, 10)] + [trial(seed=10)]
     matrix = build_matrix([DEFECT], results)
