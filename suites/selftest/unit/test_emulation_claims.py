@@ -21,7 +21,8 @@ from suites.mig.subject import Subject
 
 CAPABILITIES: dict[str, Any] = {
     "emulated": True, "mdev": True, "legacy": True, "reset": True, "state_regions": True,
-    "engine": "vfiocert_ref", "flags": 2, "pci": True, "no_vf_token": True, "group_pair": True, "bind_token": True,
+    "engine": "vfiocert_ref", "flags": 2, "pci": True, "no_vf_token": True, "group_pair": True,
+    "bind_token": True,
     "config_ids": "34121e11", "names": {"dev0": "0000:02:00.1", "dev1": "0000:02:00.0"},
     "regions": [{"index": 0, "size": 0x4000}, {"index": 2, "size": 0x10000}, {"index": 7, "size": 256}],
 }  # fmt: skip
