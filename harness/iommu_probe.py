@@ -170,9 +170,14 @@ def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
     records = _records(agent, {}, ops, name)
     if records[0]["errno"]:
         raise LabError(f"{name}: /dev/iommu cannot be opened: boot a kernel with CONFIG_IOMMUFD")
-    if records[2]["errno"]:
+    if records[2]["errno"] == errno.ENOTTY:
         raise LabError(
             f"{name}: this kernel's iommufd has no mock: no verdict; boot one with CONFIG_IOMMUFD_TEST"
+        )
+    if records[2]["errno"]:
+        raise LabError(
+            f"{name}: iommufd's mock makes no device (errno {records[2]['errno']}): no verdict; "
+            "a kernel without iommu_mock_device_add() gives it none beside another IOMMU driver"
         )
     return {
         "mock": MOCK_WORDS,

@@ -30,6 +30,8 @@ class Backend(Protocol):
     copies: bool
     chooses: bool
     """Whether it finds an address by itself."""
+    top: bool
+    """Whether the last page of 64 bits is an address like any other."""
 
     def open(self, core: Core) -> None:
         """Append what makes the space."""
@@ -47,7 +49,7 @@ class Backend(Protocol):
 class NativeBackend:
     """An IOAS, with what `attach` attaches to it; with `access`, what is mapped is read and written too."""
 
-    copies = chooses = True
+    copies = chooses = top = True
 
     def __init__(self, attach: Callable[[Core], object] | None, access: bool) -> None:
         self._attach, self._access = attach, access
@@ -84,6 +86,7 @@ class CompatBackend:
     """An iommufd that answers the ioctls of type1, on the IOAS that IOMMU_VFIO_IOAS has set."""
 
     copies = chooses = False
+    top = True
 
     def __init__(self, attach: Callable[[Core], object] | None) -> None:
         self._attach = attach
@@ -138,9 +141,8 @@ def _map(backend: Backend, core: Core, rng: random.Random, placed: list[tuple[in
     if edge < 0.1 and backend.chooses:
         backend.map(core, None, pages * PAGE, off, flags)
     elif edge < 0.2:
-        iova = rng.choice(
-            (0, FIRST - PAGE, (1 << 31) - PAGE, (1 << 39) - PAGE, (1 << 48), _TOP - pages * PAGE)
-        )
+        last = _TOP - (pages if backend.top else pages + 1) * PAGE
+        iova = rng.choice((0, FIRST - PAGE, (1 << 31) - PAGE, (1 << 39) - PAGE, 1 << 48, last))
         backend.map(core, iova, pages * PAGE, off, flags)
     else:
         iova = FIRST + rng.randrange(_WINDOW_PAGES) * PAGE
