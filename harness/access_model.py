@@ -39,6 +39,7 @@ BROKEN: Mapping[str, str] = {
     "unset_refused": "ACC-088", "iommu_without_group": "ACC-089", "iommu_any_type": "ACC-090",
     "iommu_refused": "ACC-091", "iommu_twice": "ACC-092", "device_without_iommu": "ACC-093",
     "device_any_name": "ACC-094", "device_refused": "ACC-095", "device_once": "ACC-097",
+    "bind_unwritten": "ACC-021", "attach_unwritten": "ACC-041",
     "unset_keeps_iommu": "ACC-103", "iommufd_no_container": "ACC-104",
 }  # fmt: skip
 
@@ -178,9 +179,15 @@ class Model(Host):
 
     _pwrite = _pread
 
+    def _ioctl_readonly(self, proc: str, args: Mapping[str, Any]) -> Any:
+        unwritten = "bind_unwritten" if args.get("fds") else "attach_unwritten"
+        return 0 if self._has(unwritten) else errno.EFAULT
+
     def _ioctl(self, proc: str, args: Mapping[str, Any]) -> Any:
         file = self._file(proc, args["fd"])
         assert file is not None
+        if "arg" in args:
+            return errno.EFAULT
         if file.kind == "container":
             return 0 if file.iommu else errno.EINVAL
         return errno.EINVAL if file.kind == "group" or file.context is None else 0

@@ -71,6 +71,30 @@ def munmap(ctx: Context, a: dict[str, Any]) -> Any:
         raise libc_error()
 
 
+def ioctl_readonly(ctx: Context, a: dict[str, Any]) -> Any:
+    """An ioctl on a struct that the kernel can read and cannot write; `fds` puts descriptors into it."""
+    data = bytearray.fromhex(a["buf"])
+    for item in a.get("fds", []):
+        if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], int)):
+            raise Failure("usage", "ioctl_readonly: fds: %r is not [offset, slot]" % (item,))
+        if not 0 <= item[0] <= len(data) - 4:
+            raise Failure("usage", "ioctl_readonly: offset %d is outside the struct" % item[0])
+        data[item[0] : item[0] + 4] = ctx.fds[item[1]].to_bytes(4, sys.byteorder, signed=True)
+    size = -(-max(1, len(data)) // mmap_module.PAGESIZE) * mmap_module.PAGESIZE
+    base = libc.mmap(None, size, 3, _FLAGS["PRIVATE"] | _FLAGS["ANONYMOUS"], -1, 0)
+    if base is None or base == ctypes.c_void_p(-1).value:
+        raise libc_error()
+    try:
+        ctypes.memmove(base, bytes(data), len(data))
+        if libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(size), _PROT["READ"]):
+            raise libc_error()
+        fd, number = ctypes.c_int(ctx.fds[a["fd"]]), ctypes.c_ulong(a["nr"])
+        if libc.ioctl(fd, number, ctypes.c_void_p(base)) < 0:
+            raise libc_error()
+    finally:
+        libc.munmap(base, size)
+
+
 def memfd(ctx: Context, a: dict[str, Any]) -> Any:
     fd = libc.memfd_create(b"vfiocert", 1)
     if fd < 0:
@@ -173,5 +197,6 @@ def mem_write(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
-    "mmap": mmap, "munmap": munmap, "memfd": memfd, "mem_read": mem_read, "mem_write": mem_write,
+    "mmap": mmap, "munmap": munmap, "memfd": memfd,
+    "ioctl_readonly": ioctl_readonly, "mem_read": mem_read, "mem_write": mem_write,
 }  # fmt: skip

@@ -80,6 +80,7 @@ dma_logging_stop: fd:fd
 dma_logging_report: fd:fd iova:u64 length:u64 page_size:u64 bitmap_bytes:n off?:n preset?:hex
 debugfs_state: dev:str
 ioctl: fd:fd nr:u32 buf?:hex arg?:int ptrs?:list
+ioctl_readonly: fd:fd nr:u32 buf:hex fds?:list
 read: fd:fd n:n keep?:slot
 read_all: fd:fd chunks?:ns max_bytes?:stream keep?:slot
 write: fd:fd hex?:hex from?:slot off?:n n?:n

@@ -73,6 +73,8 @@ _BINDING = (
     _c(18, "ATTACH and DETACH on a device fd that a group gave are refused",
        f"{_ATTACH}: 'only allowed on cdev fds'", "legacy"),
     _c(19, "two devices bound to one iommufd have different ids", f"{_BIND}, @out_devid", "shared_group"),
+    _c(21, "a BIND whose answer cannot be written fails, and the device is not bound",
+       f"{_BIND}, @out_devid"),
     _c(20, "the binding lasts until the device fd is closed: closing the iommufd does not end it", _CLOSE),
 )
 _ATTACHING = (
@@ -90,6 +92,8 @@ _ATTACHING = (
     _c(36, "ATTACH and DETACH with an undefined flag are refused", f"{_ATTACH}, @flags"),
     _c(37, "ATTACH and DETACH that announce a PASID in a struct without room for one are refused",
        f"{_ATTACH}, @pasid", since="v6.15"),
+    _c(41, "an ATTACH whose answer cannot be written fails, and nothing is attached",
+       f"{_ATTACH}, @pt_id"),
     _c(39, "a device that was detached can be attached again", _DETACH),
 )
 _EXCLUSION = (

@@ -6,6 +6,7 @@ What may succeed is known to `harness.ownership_rules`; an experiment only has t
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from harness.uapi import vfio
@@ -175,6 +176,38 @@ def attach_and_detach_check_their_structs(subject: Subject) -> Iterator[History]
     yield h
 
 
+def an_answer_that_cannot_be_written_is_a_failure(subject: Subject) -> Iterator[History]:
+    """Clauses: ACC-003, ACC-005, ACC-021, ACC-041.  Structs in memory that can be read only, and in none."""
+    h = History(subject)
+    d, i = h.cdev(), h.iommufd()
+    h.op("ioctl", fd=d, nr=vfio.VFIO_DEVICE_BIND_IOMMUFD, arg=0)
+    bind = struct.pack("=IIiI", 16, 0, 0, 0).hex()
+    no = h.op("ioctl_readonly", fd=d, nr=vfio.VFIO_DEVICE_BIND_IOMMUFD, buf=bind, fds=[[8, i]])
+    h.claim("ACC-021", no, "errno", "!=", 0, "BIND cannot write its answer")
+    after = h.uses(d)
+    h.claim("ACC-021", after, "errno", "!=", 0, "the device is not bound")
+    h.try_group()
+    h.op("bind", fd=d, iommufd=i)
+    h.uses(d)
+    space = "as1"
+    alloc = h.op("ioas_alloc", fd=i, out=space)
+    for name in ("VFIO_DEVICE_ATTACH_IOMMUFD_PT", "VFIO_DEVICE_DETACH_IOMMUFD_PT", "VFIO_DEVICE_GET_INFO",
+                 "VFIO_DEVICE_GET_REGION_INFO", "VFIO_DEVICE_GET_IRQ_INFO", "VFIO_DEVICE_SET_IRQS",
+                 "VFIO_DEVICE_FEATURE", "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
+                 "VFIO_DEVICE_PCI_HOT_RESET", "VFIO_DEVICE_IOEVENTFD"):  # fmt: skip
+        wrong = h.op("ioctl", fd=d, nr=getattr(vfio, name), arg=0)
+        h.claim("ACC-041" if "ATTACH" in name else "ACC-021", wrong, "errno", "!=", 0, f"{name} of no memory")
+    for number in range(1, 8):  # one of them is the IOAS
+        attach = struct.pack("=III", 12, 0, number).hex()
+        no = h.op("ioctl_readonly", fd=d, nr=vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, buf=attach)
+        h.claim("ACC-041", no, "errno", "!=", 0, "ATTACH cannot write its answer")
+    gone = h.op("destroy", fd=i, id=space)
+    h.claim("ACC-041", gone, "errno", "==", 0, "nothing is attached to the IOAS", [(alloc, "errno", "==", 0)])
+    h.close(d, i)
+    h.free()
+    yield h
+
+
 def pasid_requests_leave_the_device_usable(subject: Subject) -> Iterator[History]:
     """Clauses: ACC-007, ACC-025, ACC-033."""
     h = History(subject)
@@ -220,6 +253,7 @@ def the_node_is_named_in_sysfs(subject: Subject) -> Iterator[History]:
 
 EXPERIMENTS = (
     before_bind_a_cdev_gives_nothing, a_bound_device_has_one_owner, bind_takes_only_an_iommufd,
-    attach_replace_and_detach, attach_and_detach_check_their_structs, pasid_requests_leave_the_device_usable,
+    an_answer_that_cannot_be_written_is_a_failure, attach_replace_and_detach,
+    attach_and_detach_check_their_structs, pasid_requests_leave_the_device_usable,
     the_node_is_named_in_sysfs,
 )  # fmt: skip

@@ -176,6 +176,9 @@ def a_group_gives_its_own_devices_by_name(subject: Subject) -> Iterator[History]
     for nr in (0x3B63, 0x3BFF, vfio.VFIO_DEVICE_GET_INFO, vfio.VFIO_GET_API_VERSION):
         i = h.op("ioctl", fd=g, nr=nr, buf="00" * 64)
         h.claim("ACC-101", i, "errno", "!=", 0, "a request that is none of a group's is refused")
+    for nr in (vfio.VFIO_GROUP_GET_STATUS, vfio.VFIO_GROUP_SET_CONTAINER, vfio.VFIO_GROUP_GET_DEVICE_FD):
+        i = h.op("ioctl", fd=g, nr=nr, arg=0)
+        h.claim("ACC-101", i, "errno", "!=", 0, "a request of no memory is refused")
     h.close(g, c)
     h.free()
     yield h
