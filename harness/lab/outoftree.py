@@ -19,7 +19,7 @@ from harness.lab.places import cache_dir, made_once, prune, use_directory
 from harness.lab.watched import watched
 from harness.progress import Progress
 
-__all__ = ["REFERENCE_MODULES", "build_module", "install_command"]
+__all__ = ["REFERENCE_MODULES", "build_module", "compilers_words", "install_command", "strip_debug"]
 
 _RECIPE = 1
 _BUILD_TIMEOUT_S = 600.0
@@ -100,16 +100,17 @@ def _build(build_tree: Path, source: Path, part: Path, log: Path, progress: Prog
             log, _BUILD_TIMEOUT_S, progress, lambda: None,
         )  # fmt: skip
     except LabError as error:
-        raise LabError(f"{source.name}: {_compilers_words(log, work) or error} (all of it: {log})") from None
+        raise LabError(f"{source.name}: {compilers_words(log, work) or error} (all of it: {log})") from None
     built = sorted(work.glob("**/*.ko"))
     if not built:
         raise LabError(f"{source}: nothing was built; its Kbuild names no obj-m")
     for path in built:
-        _strip(path, part / path.name)
+        strip_debug(path, part / path.name)
     shutil.rmtree(work)
 
 
-def _strip(path: Path, copy: Path) -> None:
+def strip_debug(path: Path, copy: Path) -> None:
+    """A copy of a module without debug data, whole where strip cannot read it; UsageError without strip."""
     try:
         subprocess.run(
             ["strip", "--strip-debug", "-o", str(copy), str(path)],
@@ -121,7 +122,7 @@ def _strip(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
 
 
-def _compilers_words(log: Path, work: Path) -> str:
+def compilers_words(log: Path, work: Path) -> str:
     """The first error in a build's log, at most three of them."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()

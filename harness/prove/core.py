@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from harness.errors import LabError, UsageError
 from harness.lab.kernel import KernelBuild
+from harness.lab.outoftree import compilers_words, strip_debug
 from harness.lab.places import cache_dir, made_once, prune, use_directory
 from harness.lab.watched import watched
 from harness.progress import Progress
@@ -73,12 +73,12 @@ def _build(kernel: KernelBuild, patch: Path, tree: Path, part: Path, log: Path, 
     try:
         _make(kernel, work, log, progress)
     except LabError as error:
-        raise LabError(f"{patch.name} does not build: {_compilers_words(log) or error}") from None
+        raise LabError(f"{patch.name} does not build: {compilers_words(log, work) or error}") from None
     changed = [p for p in sorted(work.rglob("*.ko")) if p.read_bytes() != _same(p, work, tree)]
     if not changed:
         raise LabError(f"{patch.name}: changes no module that the lab kernel builds")
     for path in changed:
-        _strip(path, part / path.name)
+        strip_debug(path, part / path.name)
     shutil.rmtree(part / _FOLDER.partition("/")[0])
 
 
@@ -111,24 +111,3 @@ def _make(kernel: KernelBuild, folder: Path, log: Path, progress: Progress) -> N
         ["make", "-C", str(kernel.build_tree), f"-j{jobs}", f"M={folder}", "modules"],
         log, _TIMEOUT_S, progress, lambda: None,
     )  # fmt: skip
-
-
-def _strip(path: Path, copy: Path) -> None:
-    try:
-        subprocess.run(
-            ["strip", "--strip-debug", "-o", str(copy), str(path)],
-            check=True, timeout=60, capture_output=True, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise UsageError("program 'strip' is missing: apt-get install binutils") from None
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        shutil.copyfile(path, copy)
-
-
-def _compilers_words(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    errors = [line for line in lines if re.search(r"\berror\b[: ]|ERROR:", line)]
-    return "; ".join(line[:300] for line in errors[:3])
