@@ -41,7 +41,10 @@ class _ReferenceTraffic(Traffic):
         ]  # fmt: skip
         mark = _P2P if args.get("p2p") else 0
         if what == "begin":
-            return [*place, u32(_BAR, _CMD, _WRITE | _DEFERRED | mark)]
+            later = (
+                _DEFERRED if args.get("delay_ms") else 0
+            )  # without it the write is over at once, if it may run
+            return [*place, u32(_BAR, _CMD, _WRITE | later | mark)]
         if what == "start":
             return [*place, u32(_BAR, _CMD, _ENDLESS | mark)]
         if what in ("write", "read"):
