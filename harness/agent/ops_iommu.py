@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import zlib
 from base64 import b64decode, b64encode
 
@@ -175,9 +176,15 @@ def iommu(ctx: Context, a: dict[str, Any]) -> Any:
     extra = bytes.fromhex(a.get("tail", ""))[:tail]
     raw += extra + bytes(tail - len(extra))
     raw += bytes(16)  # and one that claims to be shorter is not
-    ret, error = raw_ioctl(ctx.fds[a["fd"]], number, raw)
+    injected = None
+    if "fail_nth" in a:
+        ret, error, injected = _short_of_memory(ctx.fds[a["fd"]], number, raw, a["fail_nth"])
+    else:
+        ret, error = raw_ioctl(ctx.fds[a["fd"]], number, raw)
     answer = type(request).from_buffer_copy(bytes(raw[: len(bytearray(request))]))
     record: dict[str, Any] = {"ret": ret, "errno": error}
+    if injected is not None:
+        record["injected"] = injected
     for name in known:
         if not name.startswith("_"):
             record[name + "_" * (name in _COMMON)] = getattr(answer, name)
@@ -196,9 +203,29 @@ def iommu(ctx: Context, a: dict[str, Any]) -> Any:
     return record
 
 
+def _short_of_memory(fd: int, number: int, raw: bytearray, nth: int) -> tuple[int, int, bool]:
+    """The ioctl while its n-th allocation fails (fail-nth); the last value says whether it came to that."""
+    knob = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.pwrite(knob, b"%d" % nth, 0)
+        try:
+            ret, error = raw_ioctl(fd, number, raw)
+            left = os.pread(knob, 20, 0)
+        finally:
+            os.pwrite(knob, b"0", 0)
+    finally:
+        os.close(knob)
+    return ret, error, left.strip() in (b"", b"0")
+
+
 def _keep(ctx: Context, a: dict[str, Any], record: dict[str, Any]) -> None:
     for slot, name in a.get("outs", {}).items():
-        ctx.ints[slot] = record[name]
+        field, _, part = name.partition("[")
+        value = record[field]
+        if part:  # of a buffer: "buf_data_uptr[8:16]"
+            first, _, last = part.rstrip("]").partition(":")
+            value = int.from_bytes(_content(value)[int(first) : int(last)], "little")
+        ctx.ints[slot] = value
     for slot, name in a.get("out_fds", {}).items():
         ctx.slots.put_fd(slot, record[name])
 

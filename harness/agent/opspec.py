@@ -45,7 +45,7 @@ ioas_map: fd:fd ioas:id mem:slot off?:n n:u64 iova?:u64 flags?:u32 out?:slot
 ioas_unmap: fd:fd ioas:id iova:u64 n:u64
 hwpt_alloc: fd:fd devid:id pt:id flags?:u32 out?:slot
 destroy: fd:fd id:id
-iommu: fd:fd cmd:str set?:obj fds?:obj mems?:obj bufs?:obj at?:obj outs?:obj out_fds?:obj tail?:hex
+iommu: fd:fd cmd:str set?:obj fds?:obj mems?:obj bufs?:obj at?:obj outs?:obj out_fds?:obj tail?:hex fail_nth?:n
 pinned_memory:
 rlimit_memlock: bytes:int
 bind: fd:fd iommufd:fd flags?:u32 argsz?:u32 out?:slot token?:hex
@@ -98,7 +98,7 @@ socketpair: out:pair
 send_fd: sock:fd fd:fd
 recv_fd: sock:fd out:slot timeout_ms?:n
 memfd: out:slot size?:u64
-mmap: out:slot n:n fd?:fd off?:u64 region?:u32 prot?:strs flags?:strs align?:n
+mmap: out:slot n:n fd?:fd off?:u64 off_from?:slot region?:u32 prot?:strs flags?:strs align?:n
 munmap: mem:slot
 mem_read: mem:slot off?:n n:n width?:u32
 mem_write: mem:slot off?:n hex:hex width?:u32
