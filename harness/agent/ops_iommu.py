@@ -177,8 +177,8 @@ def iommu(ctx: Context, a: dict[str, Any]) -> Any:
     raw += extra + bytes(tail - len(extra))
     raw += bytes(16)  # and one that claims to be shorter is not
     injected = None
-    if "fail_nth" in a:
-        ret, error, injected = _short_of_memory(ctx.fds[a["fd"]], number, raw, a["fail_nth"])
+    if "nth" in a:
+        ret, error, injected = _short_of_memory(ctx.fds[a["fd"]], number, raw, a["nth"])
     else:
         ret, error = raw_ioctl(ctx.fds[a["fd"]], number, raw)
     answer = type(request).from_buffer_copy(bytes(raw[: len(bytearray(request))]))

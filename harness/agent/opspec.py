@@ -45,7 +45,7 @@ ioas_map: fd:fd ioas:id mem:slot off?:n n:u64 iova?:u64 flags?:u32 out?:slot
 ioas_unmap: fd:fd ioas:id iova:u64 n:u64
 hwpt_alloc: fd:fd devid:id pt:id flags?:u32 out?:slot
 destroy: fd:fd id:id
-iommu: fd:fd cmd:str set?:obj fds?:obj mems?:obj bufs?:obj at?:obj outs?:obj out_fds?:obj tail?:hex fail_nth?:n
+iommu: fd:fd cmd:str set?:obj fds?:obj mems?:obj bufs?:obj at?:obj outs?:obj out_fds?:obj tail?:hex nth?:n
 pinned_memory:
 rlimit_memlock: bytes:int
 bind: fd:fd iommufd:fd flags?:u32 argsz?:u32 out?:slot token?:hex

@@ -83,6 +83,13 @@ CLAUSES: tuple[Clause, ...] = (
         "refusals have the standard errno: EOPNOTSUPP for flags, ENOENT for ids",
         f"{_FORMAT}, a standard meaning for common errnos",
     ),
+    _c(
+        "IOM-012",
+        "SHOULD",
+        "what fails for want of memory leaves nothing behind, and succeeds when it is repeated",
+        f"{_FORMAT}, ENOMEM; {_SILENT}that nothing is left behind goes without saying",
+        "fault_injection",
+    ),
     # -- ranges
     _device(
         "IOM-020", "MUST", "a fresh IOAS has the full range, and an alignment of at most a page", _RANGES
@@ -138,6 +145,12 @@ CLAUSES: tuple[Clause, ...] = (
     _device("IOM-042", "MUST", "0 to U64_MAX unmaps everything", _UNMAP),
     _device("IOM-043", "MUST", "unmapping where nothing is mapped is ENOENT", f"{_FORMAT}, ENOENT"),
     _c("IOM-044", "MUST", "where nothing is mapped, or no more, nothing can be accessed", _UNMAP),
+    _c(
+        "IOM-045",
+        "MUST",
+        "an in-kernel user pins the pages that are mapped, and gives them up when they are unmapped",
+        f"{_DATA}, In-kernel user",
+    ),
     _c("IOM-049", "SHOULD", "a refused unmap unmaps nothing", f"{_SILENT}a refusal that does half is none"),
     _device("IOM-050", "MUST", "a copy of a mapping maps the same memory at its new place", _COPY),
     _device("IOM-051", "MUST", "a copy of what is not mapped is refused", f"{_FORMAT}, ENOENT"),

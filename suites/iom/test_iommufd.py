@@ -10,6 +10,7 @@ from fixtures.rig import Rig
 from suites.iom import (
     experiments_account,
     experiments_format,
+    experiments_pins,
     experiments_space,
     experiments_tables,
     experiments_viommu,
@@ -26,7 +27,7 @@ RANDOM_PROGRAMS_OF_A_DEVICE = 12
     "experiment",
     [
         *experiments_format.EXPERIMENTS, *experiments_space.EXPERIMENTS, *experiments_tables.EXPERIMENTS,
-        *experiments_viommu.EXPERIMENTS, *experiments_account.EXPERIMENTS,
+        *experiments_viommu.EXPERIMENTS, *experiments_account.EXPERIMENTS, *experiments_pins.EXPERIMENTS,
     ],
     ids=lambda e: str(e.__name__),
 )  # fmt: skip
