@@ -126,6 +126,13 @@ CLAUSES: tuple[Clause, ...] = (
         _MAP,
         "physical_iommu",
     ),
+    _c(
+        "LEG-029",
+        "SHOULD",
+        "memory of the device that is mmap-ed can be mapped for DMA",
+        f"{_SILENT}peer-to-peer needs it, and type1 has always done it",
+        "physical_iommu",
+    ),
     # -- unmap
     _c("LEG-030", "MUST", "an unmap that covers whole mappings removes them, and tells their size", _UNMAP),
     _c(
@@ -182,6 +189,14 @@ CLAUSES: tuple[Clause, ...] = (
         "no_update_vaddr",
         since="v5.12",
     ),
+    _c(
+        "LEG-043",
+        "MUST",
+        "addresses can be set anew by another process, which then has the locked memory",
+        f"{_VADDR}, the updated vaddr must address the same memory object",
+        "update_vaddr",
+        since="v6.2",
+    ),
     # -- dirty pages
     _c("LEG-050", "MUST", "only one of START, STOP and GET may be asked for at a time", _DIRTY, since="v5.8"),
     _c("LEG-051", "MUST", "without logging, asking for the bitmap is an error", _DIRTY, since="v5.8"),
@@ -221,6 +236,13 @@ CLAUSES: tuple[Clause, ...] = (
         "MUST",
         "mapped memory is pinned, and not any more when it is unmapped or its container is closed",
         "vfio.rst, VFIO Usage Example",
+        "physical_iommu",
+    ),
+    _c(
+        "LEG-061",
+        "SHOULD",
+        "more than RLIMIT_MEMLOCK cannot be mapped, and a refused map locks nothing",
+        f"{_SILENT}what is mapped is locked, and locked memory has a limit",
         "physical_iommu",
     ),
     # -- iommufd in its place

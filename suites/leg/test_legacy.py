@@ -10,7 +10,7 @@ from fixtures.rig import Rig
 from harness.uapi import vfio
 from suites.iom.random_space import CompatBackend, random_space
 from suites.iom.words import Core
-from suites.leg import experiments_compat, experiments_container
+from suites.leg import experiments_compat, experiments_container, experiments_memory
 from suites.leg.experiments_container import Experiment
 from suites.leg.words import Container, Type1Backend
 
@@ -18,7 +18,11 @@ RANDOM_PROGRAMS = 10
 """On each of the backends."""
 
 
-@pytest.mark.parametrize("experiment", experiments_container.EXPERIMENTS, ids=lambda e: str(e.__name__))
+@pytest.mark.parametrize(
+    "experiment",
+    [*experiments_container.EXPERIMENTS, *experiments_memory.EXPERIMENTS],
+    ids=lambda e: str(e.__name__),
+)
 def test_experiment_on_a_container(rig: Rig, case: Case, experiment: Experiment) -> None:
     """Runs the programs of one experiment, each on a container of its own."""
 
