@@ -11,15 +11,14 @@ A program says with `missing` which clause a page that is not reported breaks; i
 
 from __future__ import annotations
 
-import errno as errnos
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.dirty_pages import PAGE, bitmap_of, expand, first, fold, from_bytes, pages_of, span
-from harness.dirty_range import LoggedRange, View, join
+from harness.dirty_pages import PAGE, bitmap_of, expand, fold, from_bytes, pages_of, span
+from harness.dirty_range import LoggedRange, View, join, must_be_taken, place
 from harness.judgement import Judgement
+from harness.rules import errno_name
 
 __all__ = ["judge_dirty"]
 
@@ -27,9 +26,6 @@ Record = Mapping[str, Any]
 _ENDING = frozenset(("setup", "write", "read", "wait", "stop"))
 """Effects of commands that are over when they are done."""
 _OPS = frozenset(("dma_logging_start", "dma_logging_stop", "dma_logging_report"))
-_CORE_MAX_RANGES = PAGE // 16
-_ANY_DRIVER = 64 << 30
-"""Bytes that every driver must be able to log; more than that may be beyond what its device can do."""
 _INDEX, _PROBE = 0xFFFF, 1 << 18
 _CHANGING = (6, 7)
 """VFIO_DEVICE_FEATURE_DMA_LOGGING_START and STOP."""
@@ -99,14 +95,14 @@ class _DirtyJudge:
             if self.state == "maybe":
                 self.state = "on"  # it says that a log is kept
             elif self.state == "off":
-                if _plain(a):
+                if must_be_taken(a):
                     clause = "DIRTY-010" if len(a["ranges"]) == 1 else "DIRTY-011"
                     self.out.check(
-                        clause, False, i, f"START of {len(a['ranges'])} ranges succeeds", _err(error)
+                        clause, False, i, f"START of {len(a['ranges'])} ranges succeeds", errno_name(error)
                     )
                 self.why_off = "DIRTY-014"
             return
-        if _plain(a):
+        if must_be_taken(a):
             self.out.check("DIRTY-010" if len(a["ranges"]) == 1 else "DIRTY-011", True, i, "", "")
         size = int(rec.get("page_size", 0))
         power = size > 0 and size & (size - 1) == 0
@@ -136,7 +132,7 @@ class _DirtyJudge:
     def _op_dma_logging_stop(self, a: Mapping[str, Any], rec: Record, t0: int, t1: int, i: int) -> None:
         if self.state == "on":
             if not self.out.check(
-                "DIRTY-040", rec["errno"] == 0, i, "STOP of a log succeeds", _err(int(rec["errno"]))
+                "DIRTY-040", rec["errno"] == 0, i, "STOP of a log succeeds", errno_name(int(rec["errno"]))
             ):
                 return
             self.why_off = "DIRTY-040"
@@ -292,7 +288,7 @@ class _DirtyJudge:
             self.why_off = "DIRTY-039"
         elif self.state == "on":
             if inside:
-                self.out.check("DIRTY-061", False, i, "REPORT inside the ranges succeeds", _err(error))
+                self.out.check("DIRTY-061", False, i, "REPORT inside the ranges succeeds", errno_name(error))
             for known in self.ranges:  # after an error the log counts as corrupted
                 known.written, known.fresh, known.clean = 0, [], 0
 
@@ -342,7 +338,7 @@ class _DirtyJudge:
             seen = reported[number] = view.pages(inside)
             window = view.window()
             missed = known.written & window & ~seen
-            if not alone and known.written & seen:
+            if (known.written & seen and not alone) or any(p & seen for _, p in known.fresh):
                 self.out.check(self.missing, True, i, "", "")
             known.written &= ~window
             busy = join(self._grains(known, known.of(e)) for e in under_way)
@@ -392,7 +388,7 @@ class _DirtyJudge:
                 not missing,
                 i,
                 "every page that was written is reported",
-                f"pages are missing [{count}, {_place(missing, iova, size)}]",
+                f"pages are missing [{count}, {place(missing, iova, size)}]",
             )
         for clause, unwanted, expected in (
             ("DIRTY-031", clean, "no page that was reported and not written since"),
@@ -406,37 +402,8 @@ class _DirtyJudge:
                     not wrong,
                     i,
                     expected,
-                    f"there are such pages [{wrong.bit_count()}, {_place(wrong, iova, size)}]",
+                    f"there are such pages [{wrong.bit_count()}, {place(wrong, iova, size)}]",
                 )
-
-
-def _place(bits: int, iova: int, size: int) -> str:
-    if not bits:
-        return ""
-    return f"first at iova {iova + first(bits) * size:#x}, pages of {size} bytes"
-
-
-def _err(error: int) -> str:
-    return "0 (success)" if error == 0 else errnos.errorcode.get(error, str(error))
-
-
-def _plain(a: Mapping[str, Any]) -> bool:
-    """Whether START must take it: aligned ranges apart from each other, no more than a kernel page holds."""
-    size, ranges = int(a["page_size"]), [(int(s), int(n)) for s, n in a["ranges"]]
-    count = int(a.get("num_ranges", len(ranges)))
-    if (
-        size <= 0
-        or size & (size - 1)
-        or a.get("reserved")
-        or not 0 < count == len(ranges) <= _CORE_MAX_RANGES
-    ):
-        return False
-    if any(s % size or n % size or not n or s + n >= _END for s, n in ranges):
-        return False
-    if sum(n for _, n in ranges) > _ANY_DRIVER:
-        return False
-    ordered = sorted(ranges)
-    return all(s + n <= after for (s, n), (after, _) in itertools.pairwise(ordered))
 
 
 def judge_dirty(program: Mapping[str, Any], trace: Sequence[Record], out: Judgement) -> None:

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.dirty_pages import PAGE, expand, fold, pages_of, span
+from harness.dirty_pages import PAGE, expand, first, fold, pages_of, span
 
-__all__ = ["LoggedRange", "View", "join"]
+__all__ = ["LoggedRange", "View", "join", "must_be_taken", "place"]
+
+_CORE_MAX_RANGES = PAGE // 16
+_ANY_DRIVER = 64 << 30
+"""Bytes that every driver must be able to log; more than that may be beyond what its device can do."""
+_END = 1 << 64
 
 
 @dataclass
@@ -82,3 +88,29 @@ def join(sets: Iterable[int]) -> int:
     for pages in sets:
         result |= pages
     return result
+
+
+def place(bits: int, iova: int, size: int) -> str:
+    """Where the first of some bits of a report lies, in words; '' where there is none."""
+    if not bits:
+        return ""
+    return f"first at iova {iova + first(bits) * size:#x}, pages of {size} bytes"
+
+
+def must_be_taken(a: Mapping[str, Any]) -> bool:
+    """Whether START must take it: aligned ranges apart from each other, no more than a kernel page holds."""
+    size, ranges = int(a["page_size"]), [(int(s), int(n)) for s, n in a["ranges"]]
+    count = int(a.get("num_ranges", len(ranges)))
+    if (
+        size <= 0
+        or size & (size - 1)
+        or a.get("reserved")
+        or not 0 < count == len(ranges) <= _CORE_MAX_RANGES
+    ):
+        return False
+    if any(s % size or n % size or not n or s + n >= _END for s, n in ranges):
+        return False
+    if sum(n for _, n in ranges) > _ANY_DRIVER:
+        return False
+    ordered = sorted(ranges)
+    return all(s + n <= after for (s, n), (after, _) in itertools.pairwise(ordered))

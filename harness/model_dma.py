@@ -149,7 +149,7 @@ class DmaModelAgent(ModelAgent):
     def op_mmap(self, out: str, n: int, **_: Any) -> None:
         self.mems[out] = bytearray(n)
 
-    def op_mem_write(self, mem: str, hex: str, off: int = 0) -> None:
+    def op_mem_write(self, mem: str, hex: str, off: int = 0, width: int = 1) -> None:
         data = bytes.fromhex(hex)
         self.mems[mem][off : off + len(data)] = data
 

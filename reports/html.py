@@ -67,6 +67,7 @@ def _device(device: DeviceResult, table: ArcTable, out_dir: str) -> dict[str, An
         "it": device,
         "counts": [(verdict, counts[verdict]) for verdict in _ORDER if verdict in counts],
         "covered": device.arcs_covered(),
+        "precision": device.precision(),
         "cells": len(table.states) ** 2,
         "diagram": diagram(device.arcs, table) if device.arcs else None,
         "table": state_table(device.arcs, table) if device.arcs else [],

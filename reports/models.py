@@ -223,6 +223,13 @@ class DeviceResult(_Record):
     def _bounded_capabilities(cls, value: Any) -> Any:
         return clip_json(value, MAX_JSON // 16) if isinstance(value, dict) else value
 
+    def precision(self) -> str:
+        """What the log of device DMA reported beside what the device wrote, in words; '' where none did."""
+        written, reported = self.counts.get("dirty_written", 0), self.counts.get("dirty_reported", 0)
+        if not written:
+            return ""
+        return f"{reported} pages reported for {written} written ({reported / written:.2f} for one)"
+
     def arcs_covered(self) -> int:
         """How many of the 64 cells were reached, refused as they must be, or not applicable."""
         sound = {"reached", "refused", "not-applicable"}

@@ -42,6 +42,8 @@ def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
                 f"  {device.arcs_covered()}/64 cells of the state table reached, refused as they must be, "
                 "or not applicable",
             ))  # fmt: skip
+        if device.precision():
+            rows.append(("", f"  DMA log: {device.precision()}"))
         if device.taint_after & ~device.taint_before:
             rows.append(
                 ("advisory", f"  kernel taint {device.taint_before} before, {device.taint_after} after")

@@ -31,11 +31,18 @@ def engine_of(subject: Subject) -> Engine | None:
 class TrafficScript(Script):
     """A program that begins in RUNNING with `pages` pages of memory mapped, and traffic if it has an engine.
 
-    `base` is the IOVA of the memory: by default 16 MiB, which every engine reaches.
+    `base` is the IOVA of the memory: by default 16 MiB, which every engine reaches.  With `own` the program
+    opens the device itself.
     """
 
-    def __init__(self, subject: Subject, *, pages: int = 64, base: int = _BASE) -> None:
+    def __init__(self, subject: Subject, *, pages: int = 64, base: int = _BASE, own: bool = False) -> None:
         super().__init__(fresh=False)
+        if own:
+            self.op("open_iommufd", out="i")
+            self.op("ioas_alloc", fd="i", out="ioas")
+            self.op("open_cdev", dev="dev0", out="d")
+            self.op("bind", fd="d", iommufd="i")
+            self.op("attach", fd="d", pt="ioas")
         self.pages, self.base = pages, base
         self.engine = engine_of(subject)
         if subject.has("reset"):

@@ -14,7 +14,7 @@ from harness.spec.fsm import S, State
 from suites.mig.subject import Subject
 from suites.traffic_script import TrafficScript, engine_of
 
-__all__ = ["EXPERIMENTS"]
+__all__ = ["EXPERIMENTS", "OWN_SESSION"]
 
 Experiment = Callable[[Subject], Iterator[Script]]
 _SETTLE_MS, _SOON_MS = 5, 3000
@@ -279,33 +279,45 @@ def a_stopped_device_raises_no_interrupt(subject: Subject) -> Iterator[Script]:
     if not _can(subject, "interrupt"):
         return
     for way in _ways(subject):
-        s = TrafficScript(subject)
-        assert s.traffic is not None
-        s.op("eventfd", out="event", nonblock=True)
-        s.traffic.arm("event")
-        if subject.has("engine_timer"):
-            s.traffic.timer(_PERIOD_MS)
-        else:
-            s.traffic.interrupt()
-        came = [(s.op("eventfd_read", fd="event", timeout_ms=_SOON_MS), "errno", "==", 0)]
-        _go(s, way)
-        s.op("sleep", ms=_SETTLE_MS)  # one that was raised before may still be on its way
-        s.op("eventfd_read", fd="event")
-        s.op("sleep", ms=4 * _SETTLE_MS)
-        expected = f"no interrupt in {way[-1].name}"
-        s.claim("MIG-128", s.op("eventfd_read", fd="event"), "errno", "!=", 0, expected, when=came)
+        yield _silenced(subject, TrafficScript(subject), way)
+
+
+def interrupts_come_again_after_the_first_stop(subject: Subject) -> Iterator[Script]:
+    """As above on an open of its own: no earlier STOP can have silenced the device for good.
+
+    Clauses: MIG-128, MIG-177.
+    """
+    if _can(subject, "interrupt"):
+        yield _silenced(subject, TrafficScript(subject, own=True), (S.STOP,))
+
+
+def _silenced(subject: Subject, s: TrafficScript, way: Sequence[State]) -> TrafficScript:
+    assert s.traffic is not None
+    s.op("eventfd", out="event", nonblock=True)
+    s.traffic.arm("event")
+    if subject.has("engine_timer"):
+        s.traffic.timer(_PERIOD_MS)
+    else:
         s.traffic.interrupt()
-        s.op("sleep", ms=2 * _SETTLE_MS)
-        s.claim("MIG-128", s.op("eventfd_read", fd="event"), "errno", "!=", 0, expected, when=came)
-        if way[-1] != S.RESUMING:
-            s.set(S.RUNNING)
-            s.traffic.interrupt()
-            index = s.op("eventfd_read", fd="event", timeout_ms=_SOON_MS)
-            s.claim("MIG-177", index, "errno", "==", 0, "an interrupt comes in RUNNING", when=came)
-        if subject.has("engine_timer"):
-            s.traffic.timer(0)
-        s.end_traffic()
-        yield s
+    came = [(s.op("eventfd_read", fd="event", timeout_ms=_SOON_MS), "errno", "==", 0)]
+    _go(s, way)
+    s.op("sleep", ms=_SETTLE_MS)  # one that was raised before may still be on its way
+    s.op("eventfd_read", fd="event")
+    s.op("sleep", ms=4 * _SETTLE_MS)
+    expected = f"no interrupt in {way[-1].name}"
+    s.claim("MIG-128", s.op("eventfd_read", fd="event"), "errno", "!=", 0, expected, when=came)
+    s.traffic.interrupt()
+    s.op("sleep", ms=2 * _SETTLE_MS)
+    s.claim("MIG-128", s.op("eventfd_read", fd="event"), "errno", "!=", 0, expected, when=came)
+    if way[-1] != S.RESUMING:
+        s.set(S.RUNNING)
+        s.traffic.interrupt()
+        index = s.op("eventfd_read", fd="event", timeout_ms=_SOON_MS)
+        s.claim("MIG-177", index, "errno", "==", 0, "an interrupt comes in RUNNING", when=came)
+    if subject.has("engine_timer"):
+        s.traffic.timer(0)
+    s.end_traffic()
+    return s
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -314,3 +326,4 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     no_peer_to_peer_dma_in_p2p_states, the_internal_state_of_a_busy_device_rests,
     a_restored_device_goes_on_with_the_traffic, a_stopped_device_raises_no_interrupt,
 )  # fmt: skip
+OWN_SESSION: tuple[Experiment, ...] = (interrupts_come_again_after_the_first_stop,)

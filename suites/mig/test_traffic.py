@@ -21,3 +21,14 @@ def test_quiescence(rig: Rig, case: Case, experiment: Experiment) -> None:
             run_traffic(rig, script.to_json())
 
     case.run(body)
+
+
+@pytest.mark.parametrize("experiment", experiments_traffic.OWN_SESSION, ids=lambda e: str(e.__name__))
+def test_quiescence_over_opens(rig: Rig, case: Case, experiment: Experiment) -> None:
+    """Runs the programs of one experiment, each on an open of its own."""
+
+    def body() -> None:
+        for script in experiment(rig.subject(experiment.__name__)):
+            run_traffic(rig, script.to_json(), own=True)
+
+    case.run(body)

@@ -17,7 +17,7 @@ from suites.mig.subject import Subject
 def certify(agent: DmaModelAgent, seed: int = 1) -> Judgement:
     subject = Subject(DMA_CAPABILITIES, [[0, 0, 16, 1]], (), (), seed, 40, random.Random(seed))
     total = Judgement()
-    for experiment in experiments_traffic.EXPERIMENTS:
+    for experiment in (*experiments_traffic.EXPERIMENTS, *experiments_traffic.OWN_SESSION):
         for script in experiment(subject):
             program = script.to_json()
             total.merge(judge(DMA_CAPABILITIES, program, agent.run(program)))
