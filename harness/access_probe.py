@@ -89,7 +89,8 @@ def _all_affected(
         ["bind", {"fd": "d", "iommufd": "i"}],
         ["hot_reset_info", {"fd": "d"}],
     ])[-1]  # fmt: skip
-    return not record["errno"] and {bdf for _, bdf in record["devices"]} <= set(names.values())
+    affected = {bdf for _, bdf in record.get("devices") or ()}
+    return not record["errno"] and bool(affected) and affected <= set(names.values())
 
 
 def _maps_first_page(region: Mapping[str, Any]) -> bool:

@@ -476,7 +476,7 @@ class DmaModelAgent(ModelAgent):
             cleared = span(start, end)
             if self.bad("report-clears-all"):
                 cleared = dirty
-            if self.bad("report-clears-neighbours"):
+            if self.bad("report-clears-neighbours") and start < end:
                 cleared |= span(max(0, start - 1), end + 1)
             if not self.bad("report-keeps"):
                 entry[2] &= ~cleared

@@ -24,7 +24,7 @@ def inventory(tmp_path, profile):
     "arguments,words",
     [
         (["--device", "nosuch"], ["nosuch", "mtty0, mtty1"]),
-        (["--clause", "MIG-9*"], ["MIG-9*", "MIG-001", "vfiocert clauses"]),
+        (["--clause", "MIG-9*"], ["MIG-9*", "ACC-001", "vfiocert clauses"]),
         (["--lab", "nosuch"], ["nosuch", "embedded"]),
         (["--budget", "soon"], ["--budget='soon'", "90s"]),
         (["--module", "nosuch.ko"], ["--module=nosuch.ko", "no such file"]),
