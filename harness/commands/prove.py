@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn, get_args
 
 import typer
 
@@ -34,7 +34,7 @@ from harness.prove.matrix import Matrix, build_matrix
 from harness.prove.pool import Pool
 from harness.prove.render import markdown, page, text_table, with_summary
 from harness.prove.result import Result, result_from_json
-from harness.prove.trial import Job
+from harness.prove.trial import Job, Mode
 
 __all__ = ["prove"]
 
@@ -61,9 +61,9 @@ def prove(
     ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, max=64, help="labs at once")] = 2,
     limit: Annotated[float, typer.Option(min=5, max=3600, help="seconds a trial may take")] = 60.0,
-    every_test: Annotated[
-        bool, typer.Option("--every-test", help="run all tests on each defect, in the order of certify")
-    ] = False,
+    tests: Annotated[
+        str, typer.Option(help="what runs on a defect that is caught: catch, named, chapter or all tests")
+    ] = "named",
     out: Annotated[Path | None, typer.Option(help="folder of the run  [default: runs/TIME-proof]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     write_docs: Annotated[
@@ -85,6 +85,8 @@ def prove(
     chosen = select_defects(catalogue(), defect or [])
     if flavour not in (None, "plain", "debug"):
         raise UsageError(f"--flavour={flavour!r} is not plain or debug")
+    if tests not in get_args(Mode):
+        raise UsageError(f"--tests={tests!r} is not one of {', '.join(get_args(Mode))}")
     chosen = tuple(d for d in chosen if flavour in (None, d.flavour))
     if list_only:
         for d in chosen:
@@ -97,9 +99,7 @@ def prove(
     interrupted = 0
     try:
         with _terminable(), (folder / _RESULTS).open("a") as file:
-            for result in _results(
-                chosen, results, seeds, golden, seed, flavour, jobs, limit, every_test, folder
-            ):
+            for result in _results(chosen, results, seeds, golden, seed, flavour, jobs, limit, tests, folder):
                 results.append(result)
                 file.write(json.dumps(result.as_json()) + "\n")
                 file.flush()
@@ -156,7 +156,7 @@ def _results(
     flavour: str | None,
     size: int,
     limit: float,
-    every_test: bool,
+    tests: str,
     folder: Path,
 ) -> Iterator[Result]:
     """The trials that are still to be run, flavour by flavour."""
@@ -167,7 +167,7 @@ def _results(
         mine = [d for d in chosen if d.flavour == kind]
         wanted = [
             *_golden_jobs(chosen, golden, seed, kind, limit, asked=flavour == kind),
-            *_defect_jobs(mine, seeds, seed, kind, limit, every_test=every_test),
+            *_defect_jobs(mine, seeds, seed, kind, limit, tests),
         ]
         todo = [job for job in wanted if job.name not in done]
         if not todo:
@@ -185,9 +185,9 @@ def _results(
 
 
 def _defect_jobs(
-    defects: Sequence[Defect], seeds: int, seed: int, kind: str, limit: float, *, every_test: bool
+    defects: Sequence[Defect], seeds: int, seed: int, kind: str, limit: float, tests: str
 ) -> list[Job]:
-    mode: Literal["all", "chapter"] = "all" if every_test else "chapter"
+    mode: Mode = next(m for m in get_args(Mode) if m == tests)
     factor = _DEBUG_LIMIT if kind == "debug" else 1.0
     return [
         Job(d.device, seed + n, d, mode if n == 0 else "catch", limit_s=limit * factor, flavour=kind)

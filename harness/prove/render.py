@@ -16,8 +16,8 @@ README_MARK = ("<!-- proof -->", "<!-- /proof -->")
 _WORDS = """\
 Each line is a driver, or a piece of the kernel's VFIO core, with one rule broken on purpose, the way an
 author plausibly breaks it. Every trial starts from the lab's snapshot, with the budget of `certify`. The
-tests that name the broken clause come first, then the rest of the chapter; what that does not catch meets
-all the other tests (`--every-test`: all of them on each defect, in the order of `certify`). *s* counts from
+tests that name the broken clause come first; what they do not catch meets all the others (`--tests chapter`
+goes on to the end of the chapter, `--tests all` runs everything in the order of `certify`). *s* counts from
 the fresh lab (connecting and probing included) to the first violation of the broken clause, *programs* were
 run until then, and *seeds* are the trials in which that clause caught the defect.
 """.splitlines()

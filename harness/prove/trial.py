@@ -34,10 +34,13 @@ from harness.judgement import Violation
 from harness.lab.embedded import attach
 from harness.prove.defects import Defect
 
-__all__ = ["BUDGET_S", "DEPTH", "Job", "run_trial"]
+__all__ = ["BUDGET_S", "DEPTH", "Job", "Mode", "run_trial"]
 
 BUDGET_S, DEPTH = 120.0, 5
 """What `certify` takes without --budget and --depth."""
+
+
+Mode = Literal["catch", "named", "chapter", "all"]
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,15 @@ class Job:
     """One thing to try: `defect` on its device, or the golden `device`, with a seed.
 
     The tests that name the broken clause come first.  `mode` says when a trial ends once the clause is
-    violated: at once (catch), after the quick tests of its chapter (chapter), or never: all tests run, in the
-    order of `certify` (all).  `seeding` is what `--defect` of the plugin takes.
+    violated: at once (catch), after the quick ones of those tests (named), after the quick ones of its
+    chapter (chapter), or never: all tests run, in the order of `certify` (all).  `seeding` is what `--defect`
+    of the plugin takes.
     """
 
     device: str
     seed: int
     defect: Defect | None = None
-    mode: Literal["catch", "chapter", "all"] = "chapter"
+    mode: Mode = "named"
     seeding: tuple[str, ...] = ()
     limit_s: float = 60.0
     flavour: str = "plain"
@@ -131,19 +135,23 @@ class Trial:
             return
 
         def place(item: pytest.Item) -> tuple[bool, bool, bool]:
-            mine = defect.clause in _about(item).get("named", ())
-            return not mine, not _is_quick(item), not self._is_near(item)
+            return not self._names_it(item), not _is_quick(item), not self._is_near(item)
 
         items.sort(key=place)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
-        """Once the clause is violated, the trial ends with the quick tests of its chapter."""
-        defect = self.job.defect
-        if defect is None or self.job.mode == "all" or defect.clause not in self.seen_clauses:
+        """Once the clause is violated, a trial ends with the tests that its mode wants."""
+        defect, mode = self.job.defect, self.job.mode
+        if defect is None or mode == "all" or defect.clause not in self.seen_clauses:
             return
-        if not _is_quick(item) or not self._is_near(item):
+        wanted = self._is_near(item) if mode == "chapter" else self._names_it(item)
+        if not wanted or not _is_quick(item):
             self.finish("caught")
+
+    def _names_it(self, item: pytest.Item) -> bool:
+        defect = self.job.defect
+        return defect is not None and defect.clause in _about(item).get("named", ())
 
     def _is_near(self, item: pytest.Item) -> bool:
         defect = self.job.defect
