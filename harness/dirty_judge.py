@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.dirty_pages import PAGE, bitmap_of, expand, fold, from_bytes, pages_of, span
-from harness.dirty_range import LoggedRange, View, join, must_be_taken, place
+from harness.dirty_range import FARTHEST, LoggedRange, View, join, must_be_taken, place
 from harness.judgement import Judgement
 from harness.rules import errno_name
 
@@ -121,6 +121,8 @@ class _DirtyJudge:
         for known in self.ranges:
             for base, pages in self.old:
                 shift = (base - known.base) // PAGE
+                if shift > FARTHEST:
+                    continue
                 bits = pages << shift if shift >= 0 else pages >> -shift
                 known.stale |= bits & span(0, min(known.pages, bits.bit_length()))
             touched = known.stale | join(self._grains(known, known.of(e)) for e in self.effects)

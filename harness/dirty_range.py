@@ -10,12 +10,14 @@ from typing import Any
 
 from harness.dirty_pages import PAGE, expand, first, fold, pages_of, span
 
-__all__ = ["LoggedRange", "View", "join", "must_be_taken", "place"]
+__all__ = ["FARTHEST", "LoggedRange", "View", "join", "must_be_taken", "place"]
 
 _CORE_MAX_RANGES = PAGE // 16
 _ANY_DRIVER = 64 << 30
 """Bytes that every driver must be able to log; more than that may be beyond what its device can do."""
 _END = 1 << 64
+FARTHEST = 1 << 26
+"""Pages from the begin of a range: what lies beyond (256 GiB) is not followed, however large the range."""
 
 
 @dataclass
@@ -39,11 +41,10 @@ class LoggedRange:
     """Pages from here on are touched by nothing in the program: this keeps a range of 2^63 bytes small."""
 
     def of(self, effect: Mapping[str, Any]) -> int:
-        """The pages of this range that the blocks of an effect touch."""
-        return pages_of(
-            self.base, self.pages, int(effect["iova"]), int(effect["length"]), int(effect.get("count", 1)),
-            int(effect.get("stride", 0)),
-        )  # fmt: skip
+        """The pages of this range that the blocks of an effect touch; none beyond the farthest page."""
+        pages, count = min(self.pages, FARTHEST), int(effect.get("count", 1))
+        place = (int(effect["iova"]), int(effect["length"]), count, int(effect.get("stride", 0)))
+        return pages_of(self.base, pages, *place)
 
 
 class View:

@@ -121,3 +121,16 @@ def test_numbers_nobody_can_hold_are_no_matter() -> None:
     found = judged(STOP, ("main", "dma_logging_start", huge, 2, 3, {"page_size": PAGE}), WROTE, asked)
     assert not found.violations
     assert found.checked["DIRTY-030"] == 1
+
+
+def test_ranges_as_large_as_the_address_space_take_no_memory() -> None:
+    all_of_it = {**START, "ranges": [[0, (1 << 64) - PAGE]]}
+    far = {**write(0), "effect": {**write(0)["effect"], "iova": 1 << 62}}
+    begun = ("main", "dma_logging_start", all_of_it, 10, 11, {"page_size": PAGE})
+    at_top = ("main", "dma_logging_start", {**START, "ranges": [[1 << 63, PAGE]]}, 2, 3, {"page_size": PAGE})
+    top = {**write(0), "effect": {**write(0)["effect"], "iova": 1 << 63}}
+    found = judged(
+        STOP, at_top, ("main", "dma", top, 4, 5, {"done": True}), ("main", "dma_logging_stop", {}, 6, 7, {}),
+        begun, ("main", "dma", far, 12, 13, {"done": True}), report(14, 15, 0),
+    )  # fmt: skip
+    assert not found.violations
