@@ -35,6 +35,8 @@ if REGISTRY.keys() != opspec.SPECS.keys():
 _WAITING_OPS = frozenset(["barrier", "sleep", "wait", "poll"])  # never the cause of a hang
 _PARENT_OPS = frozenset(["barrier", "sleep"])  # of an actor's thread: performed here, where the barriers are
 _GRACE_NS = 500_000_000
+_STILL_NS = 2_000_000_000  # a thread that used no CPU time for so long waits, and does not work
+_SLOW_NS = 60_000_000_000  # beyond its deadline: what works for so long may never end
 _now = time.monotonic_ns
 
 
@@ -102,6 +104,7 @@ class Run:
         self.stopped = False
         self.has_actors = any(thread.actor is not None for thread in threads)
         self._left = len(threads)
+        self._used, self._since = -1, 0
         self._lock = threading.Lock()
         self._answered = threading.Lock()
         self._barriers: dict[str, threading.Barrier] = {}
@@ -200,6 +203,18 @@ class Run:
             self.trace.append(record)
         thread.index = len(thread.ops)
 
+    def waits(self) -> bool:
+        """Whether what does not come back has used no CPU time for a while: a slow host is no hang."""
+        used = sum(_cpu_ticks(self._place(thread)) for thread in self.threads)
+        now = _now()
+        if used != self._used:
+            self._used, self._since = used, now
+        return now - self._since > _STILL_NS
+
+    def _place(self, thread: _Thread) -> str:
+        actor = self.slots.actors.get(thread.actor) if thread.actor else None
+        return "%d" % actor.pid if actor else "self/task/%d" % thread.tid
+
     def hung(self) -> dict[str, Any]:
         """Say which operation does not come back, with the kernel stack of its thread."""
         stuck = [t for t in self.threads if t.index < len(t.ops)]
@@ -214,9 +229,17 @@ class Run:
             }
         thread = stuck[0]
         op = thread.ops[max(thread.index, 0)][0] if thread.ops else "start"
-        actor = self.slots.actors.get(thread.actor) if thread.actor else None
-        place = "%d" % actor.pid if actor else "self/task/%d" % thread.tid
-        return {"thread": thread.name, "i": thread.index, "op": op, "stack": _stack(place)}
+        return {"thread": thread.name, "i": thread.index, "op": op, "stack": _stack(self._place(thread))}
+
+
+def _cpu_ticks(place: str) -> int:
+    """CPU time a thread or process has used, in clock ticks; 0 where it is gone."""
+    try:
+        with open("/proc/%s/stat" % place, "rb") as file:
+            fields = file.read(4096).rpartition(b")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _stack(place: str) -> str:
@@ -291,14 +314,17 @@ class Executor:
         if run is None or _now() < run.deadline_ns:
             return None
         run.stopped = True
-        if _now() < run.deadline_ns + _GRACE_NS or not run.claim():
+        if _now() < run.deadline_ns + _GRACE_NS:
             return None  # an operation that waits until the deadline comes back about now
+        slow = not run.waits()
+        if (slow and _now() < run.deadline_ns + _SLOW_NS) or not run.claim():
+            return None
         # The session's slots may hang whoever touches them: forget them.
         if run.session is not None:
             self.sessions.pop(run.session, None)
         run.slots.keep.clear()
         self._current = None
-        result = {"trace": list(run.trace), "hung": run.hung()}
+        result = {"trace": list(run.trace), "hung": {**run.hung(), "slow": slow}}
         return result if self._batch is None else {"results": [*self._batch, result]}
 
     def _start_actors(self, run: Run) -> None:

@@ -46,7 +46,7 @@ def mmap(ctx: Context, a: dict[str, Any]) -> Any:
     count = a["n"]
     fd = ctx.fds[a["fd"]] if "fd" in a else -1
     off = ctx.ints[a["off_from"]] if "off_from" in a else a.get("off", 0)
-    off += (region_offset(fd, a["region"]) if "region" in a else 0)
+    off += region_offset(fd, a["region"]) if "region" in a else 0
     prot = _bits(a.get("prot", ["READ", "WRITE"]), _PROT, "prot")
     # Shared also without a file: so that a child that makes an access of a given width is seen here.
     flags = _bits(a.get("flags", ["SHARED"] if "fd" in a else ["SHARED", "ANONYMOUS"]), _FLAGS, "flags")
