@@ -20,7 +20,7 @@ from suites.iom.random_space import NativeBackend, random_space
 from suites.iom.words import Core
 
 RANDOM_PROGRAMS = 45
-RANDOM_PROGRAMS_OF_A_DEVICE = 12
+RANDOM_PROGRAMS_OF_A_DEVICE = 8
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from suites.leg import experiments_compat, experiments_container, experiments_me
 from suites.leg.experiments_container import Experiment
 from suites.leg.words import Container, Type1Backend
 
-RANDOM_PROGRAMS = 10
+RANDOM_PROGRAMS = 6
 """On each of the backends."""
 
 
