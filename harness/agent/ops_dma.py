@@ -189,14 +189,15 @@ def dma_logging_report(ctx: Context, a: dict[str, Any]) -> Any:
     """Ask for the dirty bitmap, into a page-aligned buffer that `preset` fills first and `off` misaligns.
 
     `bitmap` is the whole buffer afterwards, in hex; a large one is `zbitmap`, zlib in base64.  `guard` says
-    whether the bytes before and after it were left alone, 64 at the least on each side.
+    whether the bytes before and after it were left alone, 64 at the least on each side.  The 64 behind it
+    are 0: a bit set there shows, whichever it is.
     """
     size, off = a["bitmap_bytes"], a.get("off", 0)
     room = bytearray(b"\xa5") * (_PAGE + 64 + off + size + 64)
     array = (ctypes.c_uint8 * len(room)).from_buffer(room)
     start = (ctypes.addressof(array) + 64 + _PAGE - 1) // _PAGE * _PAGE - ctypes.addressof(array) + off
     preset = bytes.fromhex(a.get("preset", ""))[:size]
-    room[start : start + size] = preset + bytes(size - len(preset))
+    room[start : start + size + 64] = preset + bytes(size - len(preset) + 64)
     request = vfio.vfio_device_feature_dma_logging_report(
         iova=a["iova"], length=a["length"], page_size=a["page_size"],
         bitmap=ctypes.addressof(array) + start,
@@ -204,8 +205,8 @@ def dma_logging_report(ctx: Context, a: dict[str, Any]) -> Any:
     flags = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT
     ret, error, _ = _feature(ctx, a, flags, request)
     data = bytes(array)
-    rest = len(data) - start - size
-    guard = data[:start] == b"\xa5" * start and data[start + size :] == b"\xa5" * rest
+    behind = bytes(64) + b"\xa5" * (len(data) - start - size - 64)
+    guard = data[:start] == b"\xa5" * start and data[start + size :] == behind
     answer = {"ret": ret, "errno": error, "guard": guard}
     bitmap = data[start : start + size]
     if size <= _PLAIN_BYTES:
