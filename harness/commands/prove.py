@@ -40,6 +40,7 @@ __all__ = ["prove"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _RESULTS = "results.jsonl"
+_ELAPSED = "seconds.txt"
 _GOLDEN_LIMIT_S = 180.0
 _DEBUG_LIMIT = 6.0
 """How much longer a trial may take on the debug kernel."""
@@ -105,7 +106,7 @@ def prove(
                 file.flush()
     except KeyboardInterrupt as stop:
         interrupted = int(str(stop) or signal.SIGINT)
-    matrix = build_matrix(chosen, results, time.monotonic() - begun)
+    matrix = build_matrix(chosen, results, _elapsed(folder, time.monotonic() - begun))
     _write(matrix, folder, write_docs and not interrupted)
     print(text_table(matrix))
     print(f"reports in {folder}: proof.html, proof.md, proof.json")
@@ -114,6 +115,15 @@ def prove(
     if matrix.bugs:
         raise HarnessError(f"{len(matrix.bugs)} trials ended in a bug of the suite, first: {matrix.bugs[0]}")
     raise typer.Exit(_status(matrix))
+
+
+def _elapsed(folder: Path, seconds: float) -> float:
+    """Seconds that this run took, the parts before `--resume` included."""
+    path = folder / _ELAPSED
+    with contextlib.suppress(OSError, ValueError):
+        seconds += float(path.read_text(encoding="ascii"))
+    path.write_text(f"{seconds:.1f}\n", encoding="ascii")
+    return seconds
 
 
 def _status(matrix: Matrix) -> int:
