@@ -7,6 +7,7 @@ Capabilities given (all plain values):
 `physical_iommu`       an I/O page table can be allocated for the device (False: emulated by software)
 `hw_info_type`         `out_data_type` of IOMMU_GET_HW_INFO
 `hwpt_dirty`           IOMMU_HW_CAP_DIRTY_TRACKING is declared
+`emulated_iommu`       the reverse of it
 `hwpt_refuses_dirty`   a device without it is at hand
 `type1`, `type1v2`, `unmap_all`, `update_vaddr`, `no_update_vaddr`, `type1_migration`
                        what a container with the device's group in it says of itself
@@ -24,12 +25,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from harness.errors import LabError
-from harness.uapi import iommufd
+from harness.uapi import iommufd, vfio
 
-__all__ = ["MOCK_WORDS", "Runner", "probe_iommu", "probe_mock"]
+__all__ = ["MOCK_WORDS", "Runner", "has_mmap_bar", "probe_iommu", "probe_mock"]
 
 MOCK_WORDS = "the kernel's own mock stands in for the hardware"
 _DEADLINE_MS = 20_000
+_PAGE = 4096
 _ASKED = {
     "map_file": "IOMMU_IOAS_MAP_FILE",
     "change_process": "IOMMU_IOAS_CHANGE_PROCESS",
@@ -106,6 +108,7 @@ def probe_iommu(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str,
     return {
         **info,
         "physical_iommu": physical,
+        "emulated_iommu": not physical,
         "hwpt_refuses_dirty": physical and info["hw_info"] and not info["hwpt_dirty"],
         "hugepages": not records[6]["errno"],
         "iommufd_compat": True,
@@ -193,3 +196,13 @@ def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
         "regions": [],
         "irqs": [],
     }
+
+
+def has_mmap_bar(capabilities: Mapping[str, Any]) -> bool:
+    """Whether a BAR of at least four pages can be mmap-ed, by the regions probed."""
+    return any(
+        r["index"] <= vfio.VFIO_PCI_BAR5_REGION_INDEX
+        and r["flags"] & vfio.VFIO_REGION_INFO_FLAG_MMAP
+        and r["size"] >= 4 * _PAGE
+        for r in capabilities.get("regions") or ()
+    )

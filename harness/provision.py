@@ -26,7 +26,7 @@ from harness.device_probe import probe_device
 from harness.errors import HarnessError, LabError, UsageError
 from harness.host import Host
 from harness.inventory.models import DeviceSpec
-from harness.iommu_probe import probe_iommu, probe_mock
+from harness.iommu_probe import has_mmap_bar, probe_iommu, probe_mock
 from harness.lease import leased
 from harness.probe import probe_capabilities, probe_engine
 from harness.profiles import Profile, load_profile
@@ -409,6 +409,7 @@ def _ready(
         **probe_capabilities(host.agent, entry, where),
         **probe_iommu(host.agent, entry, where),
     }
+    capabilities["mmap_bar"] = has_mmap_bar(capabilities)
     profile = load_profile(device.profile)
     capabilities |= probe_engine(host.agent, entry, where, profile.engine, capabilities)
     programs = {f"dev{n}": each for n, each in enumerate((entry, *companions))}

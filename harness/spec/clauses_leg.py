@@ -132,6 +132,7 @@ CLAUSES: tuple[Clause, ...] = (
         "memory of the device that is mmap-ed can be mapped for DMA",
         f"{_SILENT}peer-to-peer needs it, and type1 has always done it",
         "physical_iommu",
+        "mmap_bar",
     ),
     # -- unmap
     _c("LEG-030", "MUST", "an unmap that covers whole mappings removes them, and tells their size", _UNMAP),
@@ -245,6 +246,21 @@ CLAUSES: tuple[Clause, ...] = (
         f"{_SILENT}what is mapped is locked, and locked memory has a limit",
         "physical_iommu",
     ),
+    _c(
+        "LEG-062",
+        "MUST",
+        "a device whose group is in a container writes the memory that is mapped at an IOVA, and no other",
+        _MAP,
+        "engine",
+    ),
+    _c(
+        "LEG-063",
+        "MUST",
+        "what is unmapped is not written again, also by a device that is writing",
+        _UNMAP,
+        "engine",
+        "emulated_iommu",
+    ),
     # -- iommufd in its place
     _compat("LEG-080", "MUST", "an iommufd with an IOAS set maps as type1 does"),
     _compat("LEG-081", "MUST", "an iommufd unmaps as type1v2 does, all of it with FLAG_ALL"),
@@ -266,4 +282,11 @@ CLAUSES: tuple[Clause, ...] = (
         "LEG-088", "MUST", "an iommufd answers GET_INFO with page sizes and a capability chain as type1 does"
     ),
     _compat("LEG-089", "MUST", "type1 on an iommufd can unmap within a mapping, as the old type1 could"),
+    _c(
+        "LEG-090",
+        "MUST",
+        "a group takes an iommufd for its container, and an IOAS is there for it",
+        f"{_COMPAT}, VFIO_GROUP_SET_CONTAINER",
+        since="v6.2",
+    ),
 )

@@ -15,6 +15,7 @@ from suites.iom import (
     experiments_tables,
     experiments_viommu,
 )
+from suites.iom.device_traffic import traffic_program
 from suites.iom.experiments_format import Experiment
 from suites.iom.random_space import NativeBackend, random_space
 from suites.iom.words import Core
@@ -66,5 +67,24 @@ def test_random_programs_on_an_ioas(rig: Rig, case: Case) -> None:
             attach = None if mock and number % 3 == 0 else (Core.mock if mock else Core.device)
             program = random_space(NativeBackend(attach, mock), Core(), subject.rng)
             rig.run(program.json(), own=not mock, log=number % 10 == 9)
+
+    case.run(body)
+
+
+def test_a_device_reaches_what_is_mapped(rig: Rig, case: Case) -> None:
+    """Clauses: IOM-046, IOM-047."""
+
+    def body() -> None:
+        subject = rig.subject("a device reaches what is mapped")
+        if not subject.has("engine"):
+            return
+        core = Core()
+        core.script.op("open_cdev", dev="dev0", out="d")
+        core.script.op("bind", fd="d", iommufd="f")
+        core.script.op("attach", fd="d", pt="a")
+        program = traffic_program(
+            core, subject, "IOM-046", "IOM-047", lambda iova, n, off: core.map(iova, n, off=off), core.unmap
+        )
+        rig.run(program.json(), own=True)
 
     case.run(body)

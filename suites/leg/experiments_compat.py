@@ -163,8 +163,46 @@ def maps_of_both_interfaces_meet(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+def a_group_with_an_iommufd_for_its_container(subject: Subject) -> Iterator[Script]:
+    """VFIO_GROUP_SET_CONTAINER with an iommufd: an IOAS is made, or the one that was set is taken.
+
+    Clauses: LEG-090.
+    """
+    if not subject.has("type1v2"):
+        return
+    for chosen in (False, True):
+        core = Core()
+        script = core.script
+        core.memory(pages=4)
+        if chosen:
+            _ioas(core, _SET, "a")
+        script.op("open_group", dev="dev0", out="g")
+        joined = script.op("group_set_container", fd="g", container="f")
+        core.ok("LEG-090", joined, "the group takes the iommufd")
+        again = script.op("group_set_container", fd="g", container="f")
+        core.refused("LEG-090", again, "it has a container")
+        told = core.ok("LEG-090", _ioas(core, _GET), "there is an IOAS for it")
+        if chosen:
+            script.claim(
+                "LEG-090", told, "ioas_id", "==", script.ref(1, "ioas"), "it is the one that was set"
+            )
+        core.ok("LEG-090", script.op("container_set_iommu", fd="f", type=_V2), "the type is set")
+        status = script.op("group_status", fd="g")
+        script.claim("LEG-090", status, "flags", "==", 3, "the group is viable, and has a container")
+        core.ok("LEG-090", _map(core, FIRST, 2 * PAGE), "memory is mapped")
+        device = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
+        core.ok("LEG-090", device, "the device is opened")
+        core.ok("LEG-090", script.op("device_info", fd="d"), "it answers")
+        unmapped = core.ok("LEG-090", _unmap(core, FIRST, 2 * PAGE), "memory is unmapped")
+        core.is_("LEG-090", unmapped, "size", 2 * PAGE, "all of it")
+        script.op("close", fd="d")
+        core.ok("LEG-090", script.op("group_unset_container", fd="g"), "nobody uses the device any more")
+        yield script
+
+
 EXPERIMENTS: tuple[Experiment, ...] = (
     an_ioas_for_the_old_interface,
     what_an_iommufd_tells_of_its_type1,
     maps_of_both_interfaces_meet,
+    a_group_with_an_iommufd_for_its_container,
 )

@@ -8,6 +8,7 @@ import pytest
 from fixtures.plugin import Case
 from fixtures.rig import Rig
 from harness.uapi import vfio
+from suites.iom.device_traffic import traffic_program
 from suites.iom.random_space import CompatBackend, random_space
 from suites.iom.words import Core
 from suites.leg import experiments_compat, experiments_container, experiments_memory
@@ -74,5 +75,23 @@ def test_random_programs_on_an_iommufd_as_container(rig: Rig, case: Case) -> Non
             program = random_space(CompatBackend(attach), Core(), subject.rng)
             rig.run(program.json(), own=not mock, log=False)
         rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])
+
+    case.run(body)
+
+
+def test_a_device_in_a_container_reaches_what_is_mapped(rig: Rig, case: Case) -> None:
+    """Clauses: LEG-062, LEG-063."""
+
+    def body() -> None:
+        subject = rig.subject("a device in a container reaches what is mapped")
+        if not subject.has("engine") or not subject.has("type1v2"):
+            return
+        core = Container()
+        core.script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
+        program = traffic_program(
+            core, subject, "LEG-062", "LEG-063",
+            lambda iova, n, off: core.dma_map(iova, n, off=off), core.dma_unmap,
+        )  # fmt: skip
+        rig.run(program.json(), own=True)
 
     case.run(body)

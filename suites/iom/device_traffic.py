@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device's own DMA through an address space: what it may reach, and what it may not reach any more.
+
+A device behind a real IOMMU is not told to write where nothing is mapped: the IOMMU's report of that fault
+would look like one of the device's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.engines import load_engine
+from suites.iom.words import FIRST, PAGE, Core
+from suites.mig.subject import Subject
+
+__all__ = ["traffic_program"]
+
+_FILL = 0x5A
+_WATCH_MS = 20
+
+
+def traffic_program(
+    core: Core, subject: Subject, mapped: str, unmapped: str, map_: Callable[[int, int, int], int],
+    unmap: Callable[[int, int], int],
+) -> Core:  # fmt: skip
+    """Append writes of the device `d` before and after an unmap.
+
+    `map_(iova, length, offset in m)` and `unmap(iova, length)` append those; `mapped` and `unmapped` are the
+    clauses.
+    """
+    script, engine = core.script, load_engine(str(subject.capabilities["engine"]))
+    core.memory(pages=4)
+    length = min(2048, engine.reach.max_bytes)
+
+    def seen() -> int:
+        return script.op("mem_dirty", mem="m", value=_FILL)
+
+    def fill() -> None:
+        script.op("mem_fill", mem="m", value=_FILL)
+
+    map_(FIRST, PAGE, PAGE)
+    map_(FIRST + PAGE, PAGE, 3 * PAGE)
+    traffic = engine.traffic(script)
+    for iova, place in ((FIRST, 1), (FIRST + PAGE, 3)):
+        fill()
+        done = traffic.write(iova, length, 0x1000 + place)
+        script.claim(mapped, seen(), "ranges", "==", [[place, 1]], "the page that is mapped there",
+                     [(done, "done", "==", True)])  # fmt: skip
+    if subject.has("emulated_iommu"):
+        if engine.can("endless"):
+            traffic.start(FIRST, length, 5)
+        unmap(FIRST, PAGE)
+        fill()
+        if engine.can("endless"):
+            script.op("sleep", ms=_WATCH_MS)
+            script.claim(unmapped, seen(), "pages", "==", 0, "no page is written any more")
+            traffic.stop()
+        traffic.write(FIRST, length, 6)
+        script.claim(unmapped, seen(), "pages", "==", 0, "no page is written")
+    traffic.finish()
+    return core
