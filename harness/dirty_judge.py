@@ -49,6 +49,8 @@ class _DirtyJudge:
         self.missing = str(program.get("missing") or "DIRTY-030")
         self.state: LogState = "unknown"
         self.why_off = "DIRTY-039"
+        self.refuses = False
+        """Whether a REPORT without a log was refused in this program."""
         self.started = 0
         self.grain = 1
         """Pages of 4 KiB in a page of the log."""
@@ -267,7 +269,10 @@ class _DirtyJudge:
     def _op_dma_logging_report(self, a: Mapping[str, Any], rec: Record, t0: int, t1: int, i: int) -> None:
         error = int(rec["errno"])
         if self.state == "off":
-            self.out.check(self.why_off, error != 0, i, "REPORT is refused: no log is kept", "it succeeded")
+            # Where REPORT was never refused, it is not what came before that makes it succeed.
+            clause = self.why_off if error or self.refuses else "DIRTY-039"
+            self.out.check(clause, error != 0, i, "REPORT is refused: no log is kept", "it succeeded")
+            self.refuses = self.refuses or error != 0
         if "guard" in rec:
             self.out.check(
                 "DIRTY-035", bool(rec["guard"]), i, "no byte beside the bitmap is written", "some are changed"
@@ -366,7 +371,7 @@ class _DirtyJudge:
             stale & ~touched,
             read & ~touched,
         )
-        if wanted and not unsure:
+        if wanted and not unsure and not preset:
             self.out.figures["dirty_written"] += want.bit_count()
             self.out.figures["dirty_reported"] += got.bit_count()
 

@@ -58,6 +58,11 @@ def _port(port: int) -> tuple[Mutation, ...]:
     )
 
 
+_LOG_STUB = (
+    "mtty_log_start(), mtty_log_stop() and mtty_log_read_and_clear() return 0 and keep nothing; "
+    "include/linux/vfio.h, struct vfio_log_ops, asks the driver to reject a second log_start and to handle "
+    "the others in invalid states, for the core does not track whether a log is kept"
+)
 _AS_107 = "the cause of MIG-107: the header was refused at write(), its data was kept and loaded"
 
 
@@ -98,6 +103,9 @@ PROFILE = Profile(
             "mtty_load_state() copies struct serial_port from the stream without a look: rxtx.head and "
             "rxtx.tail then index fifo[16] with any byte; dlab and overrun hold values that no bool has"
         ),
+        "DIRTY-012": _LOG_STUB,
+        "DIRTY-016": f"{_LOG_STUB}; page_size goes back as it came",
+        "DIRTY-039": _LOG_STUB,
         "DEV-015": "MTTY_CONFIG_SPACE_SIZE is 0xff, one byte short of the space",
         "DEV-044": "handle_pci_cfg_write() ignores writes to the command register",
         "DEV-060": "mtty_get_irq_info() knows INTx and MSI only and refuses MSI-X",

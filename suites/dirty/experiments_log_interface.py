@@ -22,10 +22,10 @@ _NOBODYS_ADDRESS = 0x1000
 _GIB = 1 << 30
 
 
-def _report_refused(s: LoggedScript, clause: str) -> int:
-    index = s.report()
-    s.claim(clause, index, "errno", "!=", 0, "REPORT is refused: no log is kept")
-    return index
+def _report_refused(s: LoggedScript, clause: str, before: int) -> None:
+    """Append a REPORT that must be refused as `before` was: else nothing is known of what came since."""
+    refused = [(before, "errno", "!=", 0)]
+    s.claim(clause, s.report(), "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
 
 
 def the_three_features_come_together(subject: Subject) -> Iterator[Script]:
@@ -65,8 +65,9 @@ def probe_changes_nothing_of_the_log(subject: Subject) -> Iterator[Script]:
     Clauses: DIRTY-003.
     """
     s = LoggedScript(subject, "DIRTY-003")
+    before = s.report()
     s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_SET | _START)
-    _report_refused(s, "DIRTY-003")
+    _report_refused(s, "DIRTY-003", before)
     started = s.start()
     if s.traffic is not None:
         s.write_pages([3])
@@ -195,19 +196,22 @@ def a_start_that_fails_leaves_no_log(subject: Subject) -> Iterator[Script]:
     ]
     for clause, ranges, size, more in cases:
         s = LoggedScript(subject)
+        before = s.report()
         index = s.start(*ranges, page_size=size, **more)
         s.claim(clause, index, "errno", "!=", 0, "START is refused")
         refused = [(index, "errno", "!=", 0)]
+        neither = [*refused, (before, "errno", "!=", 0)]
         asked = s.report()
-        s.claim("DIRTY-014", asked, "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
+        s.claim("DIRTY-014", asked, "errno", "!=", 0, "REPORT is refused: no log is kept", when=neither)
         again = s.start()
         s.claim("DIRTY-014", again, "errno", "==", 0, "another START succeeds", when=refused)
         yield s.finish()
     s = LoggedScript(subject)
+    before = s.report()
     control = struct.pack("=QIIQ", PAGE, 1, 0, _NOBODYS_ADDRESS).hex()
     index = s.op("feature", fd="d", flags=FEATURE_SET | _START, payload=control)
     s.claim("DIRTY-022", index, "errno", "==", EFAULT, "START is refused with EFAULT")
-    _report_refused(s, "DIRTY-014")
+    _report_refused(s, "DIRTY-014", before)
     again = s.start()
     s.claim("DIRTY-014", again, "errno", "==", 0, "another START succeeds")
     yield s.finish()
@@ -245,9 +249,10 @@ def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
         ([(0, PAGE)], PAGE, {"num_ranges": 0xFFFFFFFF}),
     ):
         s = LoggedScript(subject)
+        before = s.report()
         started = s.start(*ranges, page_size=size, **more)
         asked = s.report(ranges[0][0], PAGE)
-        refused = [(started, "errno", "!=", 0)]
+        refused = [(n, "errno", "!=", 0) for n in (started, before)]
         s.claim("DIRTY-014", asked, "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
         _still_usable(s)
         yield s.finish()
@@ -346,10 +351,9 @@ def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
     s = Script(fresh=False)
     for turn in range(2):
         _open(s)
-        if turn:
-            s.op("dma_logging_report", fd="d", iova=0, length=16 * PAGE, page_size=PAGE, bitmap_bytes=8)
-        else:
+        if not turn:
             s.op("dma_logging_stop", fd="d")
+        _ask(s)
         index = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
         s.claim("DIRTY-047", index, "errno", "==", 0, "START on a device just opened succeeds")
         if turn:
@@ -366,15 +370,20 @@ def stop_ends_the_log_of_this_user(subject: Subject) -> Iterator[Script]:
     """
     s = Script(fresh=False)
     _open(s)
+    _ask(s)
     first = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
     s.op("dma_logging_stop", fd="d")
-    s.op("dma_logging_report", fd="d", iova=0, length=16 * PAGE, page_size=PAGE, bitmap_bytes=8)
+    _ask(s)
     again = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
     s.claim(
         "DIRTY-042", again, "errno", "==", 0, "START after STOP succeeds", when=[(first, "errno", "==", 0)]
     )
     s.op("dma_logging_stop", fd="d")
     yield s
+
+
+def _ask(s: Script) -> None:
+    s.op("dma_logging_report", fd="d", iova=0, length=16 * PAGE, page_size=PAGE, bitmap_bytes=8)
 
 
 def _open(s: Script) -> None:
