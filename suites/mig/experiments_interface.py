@@ -272,6 +272,21 @@ def a_data_fd_is_a_stream_in_one_direction(subject: Subject) -> Iterator[Script]
         yield s
 
 
+def closing_a_data_fd_changes_no_state(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-069.  Unread, read in part, and with a copy still open."""
+    for state in [x for x in subject.states if x in SAVING_GROUP or x == S.RESUMING]:
+        for n in (0, 5):
+            s = subject.script()
+            fd = s.set(state)
+            s.op("dup", fd=fd, out="copy")
+            if n and state != S.RESUMING:
+                s.op("read", fd=fd, n=n)
+            for slot in (fd, "copy"):
+                s.op("close", fd=slot)
+                s.op("get_state", fd="d")
+            yield s
+
+
 def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
     """Clauses: MIG-054, MIG-078, MIG-080 to MIG-092."""
     if not subject.has("pre_copy"):
@@ -415,6 +430,7 @@ EXPERIMENTS = (
     a_resuming_fd_dies_with_its_session,
     a_dup_shares_the_position_of_the_stream,
     a_data_fd_is_a_stream_in_one_direction,
+    closing_a_data_fd_changes_no_state,
     precopy_info_tells_what_is_left,
     reset_leads_to_running_from_every_state,
     a_bad_address_is_efault,

@@ -125,6 +125,9 @@ def work_under_way_is_over_when_the_device_is_stopped(subject: Subject) -> Itera
             assert s.traffic is not None
             length = min(16 * s.block, engine.reach.max_bytes)
             s.traffic.begin(s.at(2), length, delay_ms=delay)
+            # As it begins, as it goes on, as it ends: nobody knows how long any of them takes.
+            slow = (0, int(engine.cost_ms / 2))
+            s.op("sleep", ms=subject.rng.choice((0, delay, delay + 2, delay + 5) if s.quick else slow))
             _go(s, way)
             at_once = s.seen()
             s.op("sleep", ms=_wait_ms(s) + delay)
