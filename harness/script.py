@@ -14,6 +14,8 @@ FEATURE_GET, FEATURE_SET, FEATURE_PROBE = 1 << 16, 1 << 17, 1 << 18
 Ref = Mapping[str, Any]
 _HANG_MS = 12_000
 """Deadline of a program that may hang: far more than any of them takes."""
+_BUSY_MS = 8_000
+"""CPU time of such a program that only a loop without end can use: thousands of times what it needs."""
 
 
 class Script:
@@ -127,5 +129,7 @@ class Script:
             "threads": [{"name": "main", "ops": [list(o) for o in self._ops]}, *self._threads],
             "claims": self._claims,
             "faults": self._faults,
-            **({"hangs": self.hangs, "deadline_ms": _HANG_MS} if self.hangs else {}),
+            **(
+                {"hangs": self.hangs, "deadline_ms": _HANG_MS, "busy_ms": _BUSY_MS} if self.hangs else {}
+            ),
         }

@@ -37,6 +37,7 @@ _PARENT_OPS = frozenset(["barrier", "sleep"])  # of an actor's thread: performed
 _GRACE_NS = 500_000_000
 _STILL_NS = 2_000_000_000  # a thread that used no CPU time for so long waits, and does not work
 _SLOW_NS = 60_000_000_000  # beyond its deadline: what works for so long may never end
+_TICKS = os.sysconf("SC_CLK_TCK")
 _now = time.monotonic_ns
 
 
@@ -105,6 +106,7 @@ class Run:
         self.has_actors = any(thread.actor is not None for thread in threads)
         self._left = len(threads)
         self._used, self._since = -1, 0
+        self.busy_ms = program.get("busy_ms", 0)
         self._lock = threading.Lock()
         self._answered = threading.Lock()
         self._barriers: dict[str, threading.Barrier] = {}
@@ -211,6 +213,10 @@ class Run:
             self._used, self._since = used, now
         return now - self._since > _STILL_NS
 
+    def endless(self) -> bool:
+        """Whether it has used more CPU time than its program says any of its operations could need."""
+        return bool(self.busy_ms) and self._used * 1000 // _TICKS >= self.busy_ms
+
     def _place(self, thread: _Thread) -> str:
         actor = self.slots.actors.get(thread.actor) if thread.actor else None
         return "%d" % actor.pid if actor else "self/task/%d" % thread.tid
@@ -316,7 +322,7 @@ class Executor:
         run.stopped = True
         if _now() < run.deadline_ns + _GRACE_NS:
             return None  # an operation that waits until the deadline comes back about now
-        slow = not run.waits()
+        slow = not run.waits() and not run.endless()
         if (slow and _now() < run.deadline_ns + _SLOW_NS) or not run.claim():
             return None
         # The session's slots may hang whoever touches them: forget them.

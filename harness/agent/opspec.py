@@ -262,7 +262,7 @@ def check_ops(ops: Any, where: str) -> str | None:
     return None
 
 
-_PROGRAM_KEYS = frozenset(["devices", "session", "keep", "deadline_ms", "threads"])
+_PROGRAM_KEYS = frozenset(["devices", "session", "keep", "deadline_ms", "busy_ms", "threads"])
 _THREAD_KEYS = frozenset(["name", "actor", "ops"])
 
 
@@ -277,6 +277,8 @@ def check_program(program: Any) -> str | None:
     deadline = program.get("deadline_ms", 1)
     if not _unsigned(MAX_DEADLINE_MS)(deadline) or not deadline:
         return "program: deadline_ms=%r is not a number from 1 to %d" % (deadline, MAX_DEADLINE_MS)
+    if not _unsigned(MAX_DEADLINE_MS)(program.get("busy_ms", 0)):
+        return "program: busy_ms=%r is not a number up to %d" % (program["busy_ms"], MAX_DEADLINE_MS)
     session = program.get("session")
     if session is not None and not _is_slot(session):
         return "program: session=%r is not a name" % (session,)
