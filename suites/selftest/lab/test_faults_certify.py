@@ -33,7 +33,8 @@ def spec(lab):
 
 @pytest.fixture
 def fresh_lab(embedded_lab):
-    """The lab, fresh afterwards whatever the test did to it."""
+    """The lab, fresh before and after: other tests leave modules of ours loaded."""
+    embedded_lab.reset()
     yield embedded_lab
     embedded_lab.reset()
 
