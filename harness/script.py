@@ -129,7 +129,5 @@ class Script:
             "threads": [{"name": "main", "ops": [list(o) for o in self._ops]}, *self._threads],
             "claims": self._claims,
             "faults": self._faults,
-            **(
-                {"hangs": self.hangs, "deadline_ms": _HANG_MS, "busy_ms": _BUSY_MS} if self.hangs else {}
-            ),
+            **({"hangs": self.hangs, "deadline_ms": _HANG_MS, "busy_ms": _BUSY_MS} if self.hangs else {}),
         }
