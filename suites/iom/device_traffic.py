@@ -15,7 +15,7 @@ from suites.mig.subject import Subject
 
 __all__ = ["traffic_program"]
 
-_FILL = 0x5A
+_FILL, _OTHER = 0x5A, 0x33
 _WATCH_MS = 20
 
 
@@ -35,12 +35,16 @@ def traffic_program(
     def seen() -> int:
         return script.op("mem_dirty", mem="m", value=_FILL)
 
-    def fill() -> None:
-        script.op("mem_fill", mem="m", value=_FILL)
+    def fill(value: int = _FILL) -> None:
+        script.op("mem_fill", mem="m", value=value)
 
     map_(FIRST, PAGE, PAGE)
     map_(FIRST + PAGE, PAGE, 3 * PAGE)
     traffic = engine.traffic(script)
+    if engine.can("read"):
+        # Some engines write what they read last, and that could be what the memory is filled with.
+        fill(_OTHER)
+        traffic.read(FIRST, length)
     for iova, place in ((FIRST, 1), (FIRST + PAGE, 3)):
         fill()
         done = traffic.write(iova, length, 0x1000 + place)
