@@ -192,6 +192,8 @@ def a_damaged_stream_is_refused_or_survived(subject: Subject) -> Iterator[Script
     flips += [[[subject.rng.randrange(size), 1 << subject.rng.randrange(8)]] for _ in range(16)]
     for flip in flips:
         s = subject.script()
+        # A device with something to save: a length that lies finds bytes to be wrong about.
+        subject.mutate(s, count=len(subject.mutations))
         s.save("good", max_bytes=MAX)
         s.op("bytes", out="bad", from_="good", flip=flip)
         _, done = s.restore("bad", chunks=[1 << 20])
