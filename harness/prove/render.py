@@ -7,6 +7,7 @@ import html
 from collections.abc import Iterable
 
 from harness.errors import UsageError
+from harness.prove.known import KNOWN_OF_THE_CORE
 from harness.prove.matrix import Matrix, Row
 from harness.spec.clause import by_id
 
@@ -23,6 +24,7 @@ run until then, and *seeds* are the trials in which that clause caught the defec
 """.splitlines()
 COMMAND = "./vfiocert prove --write-docs"
 _SYMBOLS = {"caught": "✓", "elsewhere": "~", "missed": "✗", "undecided": "?"}
+_SHOWN = 120
 _HEAD = ("defect", "where", "breaks", "caught by", "s", "programs", "seeds")
 
 
@@ -65,7 +67,7 @@ def text_table(matrix: Matrix) -> str:
         seen = alarm.seen
         lines.append(
             f"✗ false alarm: {alarm.device}, seed {alarm.seed}: {seen.clause} in {seen.test}: "
-            f"expected {seen.expected}, observed {seen.observed}"
+            f"expected {_short(seen.expected)}, observed {_short(seen.observed)}"
         )
     lines += [f"? {fault}" for fault in matrix.golden_faults]
     return "\n".join([*lines, "", matrix.summary()])
@@ -74,7 +76,11 @@ def text_table(matrix: Matrix) -> str:
 def _first(row: Row) -> str:
     first = row.first
     assert first is not None
-    return f"{first.clause} did: expected {first.expected}, observed {first.observed}"
+    return f"{first.clause} did: expected {_short(first.expected)}, observed {_short(first.observed)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def markdown(matrix: Matrix) -> str:
@@ -89,11 +95,13 @@ def markdown(matrix: Matrix) -> str:
         *_WORDS,
         "", f"Golden devices, runs without any finding allowed: {runs}.", "",
     ]  # fmt: skip
-    if matrix.baseline:
-        known = "; ".join(
-            f"{device}: {', '.join(c) or 'nothing'}" for device, c in sorted(matrix.baseline.items())
-        )
-        out += [f"Not golden, and what it breaks by itself catches nothing here: {known}.", ""]
+    for device, clauses in sorted(matrix.baseline.items()):
+        out += [
+            f"Breaks by itself, and so catches nothing here: {device}: {', '.join(clauses) or 'nothing'}.",
+            "",
+        ]
+    for clause, cause in sorted(KNOWN_OF_THE_CORE.items()):
+        out += [f"{clause} is a true finding on every device: {cause}.", ""]
     exceptions = [line for line in text_table(matrix).splitlines() if line[:2] in ("~ ", "✗ ", "? ")]
     exceptions = [line for line in exceptions if ":" in line]
     if exceptions:
