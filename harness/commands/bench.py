@@ -39,7 +39,7 @@ from suites.mig.sweep import sweep_programs
 __all__ = ["bench", "certify_figures"]
 
 _CERTIFY_LIMIT_S = 1800.0
-_WARM_S, _COLD_S, _ARCS = 60.0, 480.0, 100_000
+_WARM_S, _COLD_S, _ALL_S, _ARCS = 60.0, 480.0, 300.0, 100_000
 _DEPTH, _PROGRAMS = 5, 4
 
 
@@ -78,11 +78,15 @@ def bench(
                 figures += _large(lab_name, seed, progress)
         if certify:
             progress.step("certifying the embedded lab")
-            figures += certify_figures("certify, cached", _WARM_S, {})
+            figures += certify_figures("certify mtty0, cached", _WARM_S, {}, "--device", "mtty0")
+            progress.step("certifying every embedded device")
+            figures += certify_figures("certify, all devices", _ALL_S, {})
         if cold:
             progress.step("certifying the embedded lab with an empty cache")
             with tempfile.TemporaryDirectory(prefix="vfiocert-bench-") as cache:
-                figures += certify_figures("certify, empty cache", _COLD_S, {"XDG_CACHE_HOME": cache})
+                figures += certify_figures(
+                    "certify mtty0, empty cache", _COLD_S, {"XDG_CACHE_HOME": cache}, "--device", "mtty0"
+                )
     if as_json:
         print(json.dumps([figure.as_dict() for figure in figures], indent=1))
     else:
@@ -156,7 +160,7 @@ def _connect(target: Target, lab_name: str | None) -> SshConnection:
     return SshHost().connect(HostSpec.model_validate(access), name=f"lab {lab_name}")
 
 
-def certify_figures(name: str, wanted_s: float, extra: dict[str, str]) -> list[Figure]:
+def certify_figures(name: str, wanted_s: float, extra: dict[str, str], *arguments: str) -> list[Figure]:
     """Time `vfiocert certify` as a process of its own, from command to verdict."""
     environment = {k: v for k, v in os.environ.items() if k != "VFIOCERT_LAB_NAME"} | extra
     with tempfile.TemporaryDirectory(prefix="vfiocert-bench-") as folder:
@@ -164,7 +168,7 @@ def certify_figures(name: str, wanted_s: float, extra: dict[str, str]) -> list[F
         begun = time.monotonic()
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "harness", "certify", "--out", str(out), "--seed", "1"],
+                [sys.executable, "-m", "harness", "certify", *arguments, "--out", str(out), "--seed", "1"],
                 cwd=Path(__file__).resolve().parents[2], env=environment, stdin=subprocess.DEVNULL,
                 capture_output=True, timeout=_CERTIFY_LIMIT_S, check=False,
             )  # fmt: skip

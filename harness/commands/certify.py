@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shlex
@@ -48,9 +49,19 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
+def _workers(lab: str) -> int:
+    """Devices at once where nobody said: a host of others is not loaded unasked."""
+    if lab != EMBEDDED:
+        return 1
+    given = os.environ.get("VFIOCERT_LAB_NAME", "")
+    return len(given.split(",")) if given else len(os.sched_getaffinity(0))
+
+
 def certify(
     lab: Annotated[str, typer.Option(help="lab of labs.yaml, or 'embedded'")] = EMBEDDED,
-    device: Annotated[list[str] | None, typer.Option(help="device id; may be repeated")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="device id; may be repeated  [default: all of the lab]")
+    ] = None,
     budget: Annotated[str, typer.Option(help="time to aim at per device: 90s, 10m, 2h")] = "2m",
     depth: Annotated[int, typer.Option(min=1, max=7, help="length of the exhaustive sequences, at most")] = 5,
     kernel: Annotated[
@@ -65,7 +76,16 @@ def certify(
     clause: Annotated[list[str] | None, typer.Option(help="only clauses matching, e.g. 'MIG-03*'")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run [default: runs/TIME-LAB]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
-    workers: Annotated[int, typer.Option("-n", "--workers", min=1, max=64, help="devices at once")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--workers",
+            min=1,
+            max=64,
+            help="devices at once  [default: embedded lab: one per CPU, each with its own machine; else 1]",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="seed of every random choice [default: random]")
     ] = None,
@@ -76,6 +96,7 @@ def certify(
     \b
     Examples:
       vfiocert certify
+      vfiocert certify --device mtty0
       vfiocert certify --lab mylab --device cx7-vf0 --budget 10m
       vfiocert certify --flavour debug --clause 'MIG-10*'
       vfiocert certify --out runs/nightly --resume
@@ -106,7 +127,7 @@ def certify(
     )  # fmt: skip
     if resume:
         chosen = writer.snapshot().seed
-    workers = min(workers, len(targets))
+    workers = min(workers or _workers(lab), len(targets))
     with open_progress() as progress, embedded_machine(lab, kernel, flavour, progress, workers) as lab_name:
         run = Certification(writer, clauses, targets, progress).run(
             lab=lab, lab_name=lab_name, depth=depth, budget_s=seconds, seed=chosen, clause_globs=clause or [],

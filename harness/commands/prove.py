@@ -29,7 +29,6 @@ from harness.lab.kernel import KernelBuild, obtain_kernel
 from harness.progress import Progress, open_progress
 from harness.prove.core import patched_modules
 from harness.prove.defects import CORE, Defect, catalogue, check_defects, select_defects
-from harness.prove.known import NOT_GOLDEN
 from harness.prove.matrix import Matrix, build_matrix
 from harness.prove.pool import Pool
 from harness.prove.render import markdown, page, text_table, with_summary
@@ -53,7 +52,12 @@ def prove(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="try each defect with so many seeds")] = 1,
     golden: Annotated[
-        int | None, typer.Option(min=0, max=10000, help="runs of golden devices  [default: one each]")
+        int | None,
+        typer.Option(
+            min=0,
+            max=10000,
+            help="runs without defect, over all devices  [default: one of each with defects]",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="the first seed")] = 1,
     flavour: Annotated[
@@ -209,24 +213,24 @@ def _defect_jobs(
 def _golden_jobs(
     chosen: Sequence[Defect], golden: int | None, seed: int, kind: str, limit: float, *, asked: bool
 ) -> list[Job]:
-    """Runs of golden devices, and one of each device that is none and has defects on it.
+    """Runs without a defect: one of each device that has defects, or `golden` of all embedded devices.
 
-    On the debug kernel only where that flavour was asked for: it is slow.
+    On the debug kernel only the reference devices, and only where that flavour was asked for: it is slow.
     """
     used = {d.device for d in chosen if d.flavour == kind}
-    modules = ("vfiocert_ref", "edu_vfio_pci")
-    devices = [d.id for d in embedded_devices() if d.profile in modules or d.id in used]
-    proof = [d for d in devices if d not in NOT_GOLDEN]
-    if kind == "debug" and not asked:
-        proof = []
-    count = len(proof) if golden is None else golden * bool(proof)
+    reference = [d.id for d in embedded_devices() if d.profile in ("vfiocert_ref", "edu_vfio_pci")]
+    if kind == "debug":
+        devices = reference if asked else []
+    elif golden:
+        devices = [d.id for d in embedded_devices()]
+    else:
+        devices = [d.id for d in embedded_devices() if d.id in (*reference, *used)]
     factor = _DEBUG_LIMIT if kind == "debug" else 1.0
-    jobs = [
-        Job(proof[n % len(proof)], seed + n // len(proof), limit_s=_GOLDEN_LIMIT_S * factor, flavour=kind)
-        for n in range(count)
-    ]
-    known = [d for d in sorted(used) if d in NOT_GOLDEN]
-    return [Job(d, seed, limit_s=_GOLDEN_LIMIT_S * factor, flavour=kind) for d in known] + jobs
+    if golden is None:
+        runs = [(device, seed) for device in devices]
+    else:
+        runs = [(devices[n % len(devices)], seed + n) for n in range(golden if devices else 0)]
+    return [Job(device, at, limit_s=_GOLDEN_LIMIT_S * factor, flavour=kind) for device, at in runs]
 
 
 def _seeded(job: Job, kernel: KernelBuild, progress: Progress) -> Job:

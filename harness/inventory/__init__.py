@@ -48,13 +48,13 @@ class Target:
 
 
 def select(inventory: Inventory, lab: str = EMBEDDED, devices: Sequence[str] = ()) -> tuple[Target, ...]:
-    """The targets called `devices` in `lab`, in that order; none named: all (embedded: `mtty0`, the default).
+    """The targets called `devices` in `lab`, in that order; none named: all of them.
 
     UsageError with the valid names where one does not exist.
     """
     if lab == EMBEDDED:
         known = embedded_devices()
-        wanted = list(devices) or [known[0].id]
+        wanted = list(devices) or [device.id for device in known]
     else:
         if lab not in inventory.labs:
             names = ", ".join([EMBEDDED, *inventory.labs])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.prove.defects import Defect
-from harness.prove.known import KNOWN_OF_THE_CORE, NOT_GOLDEN
+from harness.prove.known import KNOWN_OF_THE_CORE, NOT_GOLDEN, known_of
 from harness.prove.result import Result, Seen
 from harness.spec.fsm import State
 
@@ -64,7 +64,7 @@ class Matrix:
     """Golden trials that ran to their end, by device."""
     golden_faults: list[str]
     baseline: dict[str, list[str]]
-    """What devices that are not golden violate without any defect."""
+    """What devices that are not golden violate without any defect, each followed to its cause."""
     elapsed_s: float = 0.0
     bugs: list[str] = field(default_factory=list)
     """Faults of the suite itself: there is no proof with any."""
@@ -101,7 +101,7 @@ class Matrix:
             f"{caught} of {len(self.rows)} seeded defects caught, {counts['caught']} by the clause they break"
         )
         if seeds > 1:
-            text += f", {len(self.rows) - len(self.unsteady) - counts['missed']} with each of {seeds} seeds"
+            text += f", {sum(len(r.caught_seeds) == seeds for r in self.rows)} with each of {seeds} seeds"
         if self.median_s is not None:
             text += f"; median {self.median_s:.1f} s from a fresh lab"
         return f"{text}; {len(self.alarms)} false alarms in {runs} runs of golden devices"
@@ -134,16 +134,16 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
     baseline: dict[str, set[str]] = {}
     runs: dict[str, int] = {}
     alarms: list[Alarm] = []
-    core: set[str] = set()
     faults: list[str] = []
     for result in (r for r in found if r.golden):
         label = result.device if result.flavour == "plain" else f"{result.device} ({result.flavour})"
         if result.device in NOT_GOLDEN:
-            baseline.setdefault(result.device, set()).update(s.clause for s in result.seen)
-            continue
+            baseline.setdefault(result.device, set()).update(
+                s.clause for s in result.seen if s.clause not in KNOWN_OF_THE_CORE
+            )
+        known = known_of(result.device)
         faults += [f"{label}, seed {result.seed}: {f}" for f in result.faults + result.bugs]
-        alarms += [Alarm(label, result.seed, s) for s in result.seen if s.clause not in KNOWN_OF_THE_CORE]
-        core |= {s.clause for s in result.seen if s.clause in KNOWN_OF_THE_CORE}
+        alarms += [Alarm(label, result.seed, s) for s in result.seen if s.clause not in known]
         if result.why == "done" and not result.faults and not result.bugs:
             runs[label] = runs.get(label, 0) + 1
         else:
@@ -152,15 +152,13 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
         _row(
             d,
             [r for r in found if not r.golden and r.subject == d.name],
-            frozenset({*baseline.get(d.device, ()), *KNOWN_OF_THE_CORE}),
+            frozenset({*baseline.get(d.device, ()), *known_of(d.device)}),
         )
         for d in defects
     ]
     bugs = [f"{r.job}: {bug}" for r in found for bug in r.bugs]
-    if core:
-        baseline["every device: the kernel's core"] = core
-    known = {device: sorted(clauses) for device, clauses in baseline.items()}
-    return Matrix(rows, alarms, runs, faults, known, elapsed_s, bugs)
+    own = {device: sorted(clauses) for device, clauses in baseline.items() if clauses}
+    return Matrix(rows, alarms, runs, faults, own, elapsed_s, bugs)
 
 
 def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) -> Row:

@@ -93,11 +93,12 @@ def markdown(matrix: Matrix) -> str:
         f"Written by `{COMMAND}`; do not edit.", "",
         f"{matrix.summary()}{worst}; the whole took {matrix.elapsed_s / 60:.1f} min.", "",
         *_WORDS,
-        "", f"Golden devices, runs without any finding allowed: {runs}.", "",
+        "", f"Runs without a defect, where any finding not listed here is a false alarm: {runs}.", "",
     ]  # fmt: skip
     for device, clauses in sorted(matrix.baseline.items()):
         out += [
-            f"Breaks by itself, and so catches nothing here: {device}: {', '.join(clauses) or 'nothing'}.",
+            f"{device} breaks by itself, which catches nothing here: {', '.join(clauses)}"
+            f" (causes in its profile, `harness/profiles/`).",
             "",
         ]
     for clause, cause in sorted(KNOWN_OF_THE_CORE.items()):

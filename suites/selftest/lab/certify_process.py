@@ -30,13 +30,14 @@ class Certify:
 
     def __init__(self, lab, out, *arguments, clauses=CLAUSES):
         options = [part for clause in clauses for part in ("--clause", clause)]
+        device = () if "--device" in arguments else ("--device", "mtty0")
         env = {k: v for k, v in os.environ.items() if not k.startswith(("VFIOCERT_", "PYTEST_"))}
         env |= {"PYTHONPATH": str(PROJECT)}
         if lab is not None:
             env["VFIOCERT_LAB_NAME"] = lab.name
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "harness", "certify", "--out", str(out), "--seed", "1",
-             "--depth", "1", "--budget", "5s", *options, *arguments],
+             "--depth", "1", "--budget", "5s", *options, *arguments, *device],
             env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True, cwd=Path(out).parent, preexec_fn=_as_from_a_terminal,
         )  # fmt: skip

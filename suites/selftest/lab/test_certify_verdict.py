@@ -34,7 +34,9 @@ def vfiocert(lab: EmbeddedLab, *args: str) -> subprocess.CompletedProcess[str]:
 def run(embedded_lab: EmbeddedLab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One certify of mtty0 at a small depth; the status says non-conforming."""
     out = tmp_path_factory.mktemp("certify") / "run"
-    done = vfiocert(embedded_lab, "certify", "--out", str(out), "--seed", "7", "--depth", "4")
+    done = vfiocert(
+        embedded_lab, "certify", "--device", "mtty0", "--out", str(out), "--seed", "7", "--depth", "4"
+    )
     assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-4000:]
     return out
 

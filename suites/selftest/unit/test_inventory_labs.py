@@ -333,9 +333,10 @@ def test_jumps_are_given_nearest_first():
     assert [hop.address for hop in jumps(lab, lab.hosts["node1"])] == ["g", "b"]
 
 
-def test_embedded_lab_is_built_in_and_mtty0_is_its_default():
+def test_embedded_lab_is_built_in_and_all_its_devices_are_its_default():
     inventory = parse_inventory("")
-    (target,) = select(inventory)
+    assert [t.device.id for t in select(inventory)] == [d.id for d in embedded_devices()]
+    target = select(inventory)[0]
     assert (target.lab, target.device.id, target.device.profile, target.host) == (
         "embedded",
         "mtty0",
