@@ -61,7 +61,8 @@ def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
         present = has[need] if need in has else bool(capabilities.get(need))
         if not present:
             answer = ", ".join(f.name or "" for f in Mig if f in flags) or "none"
-            said = f"migration features: {answer}" if need in has else f"{need}: {capabilities.get(need)!r}"
+            value = capabilities.get(f"{need}_why") or repr(capabilities.get(need))
+            said = f"migration features: {answer}" if need in has else f"{need}: {value}"
             return f"PROBE said {said}"
     return ""
 

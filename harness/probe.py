@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from harness.engines import engine_for, load_engine
+from harness.engines import Engine, engine_for, load_engine
 from harness.errors import LabError
 from harness.uapi import vfio
 
@@ -126,6 +126,8 @@ def probe_engine(
     pci_id = read(vfio.VFIO_PCI_CONFIG_REGION_INDEX, 0) if is_pci else None
     pci_class = read(vfio.VFIO_PCI_CONFIG_REGION_INDEX, 8) if is_pci else None
     found = engine_for(hint, None if pci_class is None else pci_class >> 8, pci_id, read)
+    if found and not _wakes(agent, entry, name, load_engine(found)):
+        return {"engine": "", "engine_why": f"{found}: the device has it, and does not become ready"}
     gifts = sorted(load_engine(found).gifts) if found else []
     return {
         "engine": found,
@@ -133,6 +135,20 @@ def probe_engine(
         "engine_p2p": any(gift.startswith("p2p") for gift in gifts),
         "engine_quiesces": "begin" in gifts or "endless" in gifts,
     }
+
+
+def _wakes(agent: Runner, entry: Mapping[str, Any], name: str, engine: Engine) -> bool:
+    """Whether an engine that can be seen to work does."""
+    wake = engine.wake
+    if wake is None:
+        return True
+    parts = ([*wake.begin, wake.dead], [wake.alive], list(wake.end))
+    ops: list[Op] = [
+        *_OPENING,
+        *(["dma", {"fd": "d", "steps": steps, "effect": {"do": "setup"}}] for steps in parts),
+    ]
+    dead, alive, _ = _run(agent, entry, name, ops, len(_OPENING))[len(_OPENING) :]
+    return not dead.get("done") and bool(alive.get("done"))
 
 
 def _indexes(

@@ -29,7 +29,19 @@ from typing import Any, Literal
 from harness.errors import HarnessError
 from harness.script import Script
 
-__all__ = ["Engine", "Gift", "Probe", "Reach", "Traffic", "engine_for", "load_engine", "u32", "u64"]
+__all__ = [
+    "Engine",
+    "Gift",
+    "Probe",
+    "Reach",
+    "Step",
+    "Traffic",
+    "Wake",
+    "engine_for",
+    "load_engine",
+    "u32",
+    "u64",
+]
 
 Gift = Literal["read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "p2p-all", "bytes"]
 """What an engine can do beyond `write`: read memory; write without end; return before a write is over; many
@@ -41,19 +53,20 @@ Step = list[Any]
 @dataclass(frozen=True)
 class Reach:
     """Where an engine can write: IOVAs from `lowest` to `highest` (its last byte), aligned to `align`,
-    `max_bytes` in a block and `max_blocks` in a command."""
+    `max_bytes` in a block and `max_blocks` in a command; at least `min_bytes` are written."""
 
     lowest: int
     highest: int
     align: int
     max_bytes: int
     max_blocks: int = 1
+    min_bytes: int = 1
 
     def covers(self, iova: int, length: int, count: int = 1, stride: int = 0) -> bool:
         """Whether one command can write these blocks."""
         last = iova + (count - 1) * stride + length - 1
         return (
-            0 < length <= self.max_bytes
+            self.min_bytes <= length <= self.max_bytes
             and 0 < count <= self.max_blocks
             and self.lowest <= iova
             and last <= self.highest
@@ -72,19 +85,31 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Wake:
+    """How to see that an engine works at all, without DMA: after `begin`, the step `dead` or `alive` is done;
+    `end` puts the device to sleep again."""
+
+    begin: tuple[Step, ...]
+    dead: Step
+    alive: Step
+    end: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
 class Engine:
     """One kind of engine.  `cost_ms` is what a command takes, for the size of a test; nothing asserts it."""
 
     name: str
     reach: Reach
     gifts: frozenset[Gift]
-    traffic: Callable[[Script], Traffic]
+    traffic: Callable[..., Traffic]
     probes: tuple[Probe, ...] = ()
     pci_class: int | None = None
     pci_id: int | None = None
     """First 32 bits of config space."""
     cost_ms: float = 0.5
     irq_index: int = 1
+    wake: Wake | None = None
 
     def can(self, gift: Gift) -> bool:
         """Whether the engine has this gift."""
@@ -94,14 +119,28 @@ class Engine:
 class Traffic:
     """What an engine does in one program; a subclass gives the steps of each command.
 
-    Made at the program's place where the device is in RUNNING and reset: it prepares the device.
+    Made at the program's place where the device is in RUNNING and reset: it prepares the device.  Memory that
+    an engine needs for itself is mapped by `map_(slot, length, iova)` and unmapped by `unmap(iova, length)`,
+    by default in the IOAS of slots `i` and `ioas`.
     """
 
     engine: Engine
 
-    def __init__(self, script: Script) -> None:
+    def __init__(
+        self,
+        script: Script,
+        map_: Callable[[str, int, int], object] | None = None,
+        unmap: Callable[[int, int], object] | None = None,
+    ) -> None:
         self.script = script
+        self._map, self._unmap = map_ or self._into_ioas, unmap or self._out_of_ioas
         self.prepare()
+
+    def _into_ioas(self, slot: str, length: int, iova: int) -> None:
+        self.script.op("ioas_map", fd="i", ioas="ioas", mem=slot, n=length, iova=iova)
+
+    def _out_of_ioas(self, iova: int, length: int) -> None:
+        self.script.op("ioas_unmap", fd="i", ioas="ioas", iova=iova, n=length)
 
     def prepare(self) -> None:
         """Append what a device needs after a reset before it can do DMA."""

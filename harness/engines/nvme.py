@@ -11,8 +11,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from harness.engines import Engine, Probe, Reach, Traffic, u32, u64
-from harness.script import Script
+from harness.engines import Engine, Probe, Reach, Step, Traffic, Wake, u32, u64
 
 __all__ = ["ENGINE"]
 
@@ -24,30 +23,34 @@ _IDENTIFY, _CNS_CONTROLLER = 0x06, 1
 _QUEUES = 0x7F00_0000
 _MEM = "nvmequeues"
 _READY_MS, _COMMAND_MS = 30_000, 10_000
+_DEAD_MS, _ALIVE_MS = 100, 10_000
+
+
+def _start(queues: int) -> list[Step]:
+    """The controller is disabled, told where its admin queues are, and enabled."""
+    size = _ENTRIES - 1
+    return [
+        u32(_BAR, _CC, 0), ["wait", _BAR, _CSTS, 4, 1, 0, _READY_MS],
+        u32(_BAR, _AQA, size << 16 | size), *u64(_BAR, _ASQ, queues), *u64(_BAR, _ACQ, queues + 4096),
+        u32(_BAR, _CC, _ENABLE),
+    ]  # fmt: skip
 
 
 class _NvmeTraffic(Traffic):
-    def __init__(self, script: Script) -> None:
-        self._sent = 0
-        super().__init__(script)
+    _sent = 0
 
     def prepare(self) -> None:
         s = self.script
         s.op("mmap", out=_MEM, n=8192, align=4096)
-        s.op("ioas_map", fd="i", ioas="ioas", mem=_MEM, n=8192, iova=_QUEUES)
+        self._map(_MEM, 8192, _QUEUES)
         s.op("region_write", fd="d", region=_CONFIG, off=4, hex=(0x0006).to_bytes(2, "little").hex())
-        size = _ENTRIES - 1
-        steps = [
-            u32(_BAR, _CC, 0), ["wait", _BAR, _CSTS, 4, 1, 0, _READY_MS],
-            u32(_BAR, _AQA, size << 16 | size), *u64(_BAR, _ASQ, _QUEUES), *u64(_BAR, _ACQ, _QUEUES + 4096),
-            u32(_BAR, _CC, _ENABLE), ["wait", _BAR, _CSTS, 4, 3, 1, _READY_MS],
-        ]  # fmt: skip
+        steps = [*_start(_QUEUES), ["wait", _BAR, _CSTS, 4, 3, 1, _READY_MS]]
         s.op("dma", fd="d", steps=steps, effect={"do": "setup"})
 
     def finish(self) -> None:
         steps = [u32(_BAR, _CC, 0), ["wait", _BAR, _CSTS, 4, 1, 0, _READY_MS]]
         self.script.op("dma", fd="d", steps=steps, effect={"do": "setup"})
-        self.script.op("ioas_unmap", fd="i", ioas="ioas", iova=_QUEUES, n=8192)
+        self._unmap(_QUEUES, 8192)
 
     def steps(self, what: str, args: Mapping[str, Any]) -> list[list[Any]]:
         if what != "write":
@@ -71,11 +74,19 @@ class _NvmeTraffic(Traffic):
 ENGINE = Engine(
     "nvme",
     # IDENTIFY always writes a whole page; the queues' own pages are not for tests.
-    Reach(0, _QUEUES - 1, 4096, 4096),
+    Reach(0, _QUEUES - 1, 4096, 4096, min_bytes=4096),
     frozenset(),
     _NvmeTraffic,
     probes=(Probe(_BAR, _CAP_HIGH, 0xF, 0),),  # doorbells one after the other (CAP.DSTRD), as in every drive
     pci_class=0x010802,
     cost_ms=2.0,
+    # A virtual function is offline until its drive is told otherwise (Virtualization Management): enabled, it
+    # shows CSTS.CFS.  Without a doorbell no queue is looked at.
+    wake=Wake(
+        begin=tuple(_start(_QUEUES)),
+        dead=["wait", _BAR, _CSTS, 4, 2, 2, _DEAD_MS],
+        alive=["wait", _BAR, _CSTS, 4, 3, 1, _ALIVE_MS],
+        end=(u32(_BAR, _CC, 0),),
+    ),
 )
 _NvmeTraffic.engine = ENGINE

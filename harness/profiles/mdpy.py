@@ -16,6 +16,11 @@ PROFILE = Profile(
     description="sample mdev with a frame buffer and no DMA",
     does_dma=False,
     bus="mdev",
-    explanations={"DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 is missing"},
+    explanations={
+        "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 is missing",
+        "DEV-044": "handle_pci_cfg_write() knows the first BAR and ignores every other register",
+        "DEV-054": "handle_pci_cfg_write() knows the first BAR and ignores every other register",
+        "DEV-100": "mdpy_get_device_info() does not set VFIO_DEVICE_FLAGS_RESET, but mdpy_ioctl() can reset",
+    },
     source="samples/vfio-mdev/mdpy.c",
 )

@@ -33,6 +33,10 @@ def _counts(subject: Subject) -> dict[int, int]:
 
 def set_irqs_checks_its_struct(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-064 to DEV-070, DEV-075, DEV-078, DEV-081."""
+    if not _counts(subject):
+        b = Bench(subject)
+        _beyond(b, int(subject.capabilities["num_irqs"]))
+        yield b
     for index, count in _counts(subject).items():
         for enabled in (False, True):
             b = Bench(subject)
@@ -67,8 +71,7 @@ def _malformed(b: Bench, index: int, count: int) -> None:
         b.refused("DEV-064", b.irqs(trigger, index, 0, 1, argsz=argsz), f"argsz {argsz}")
     b.refused("DEV-064", b.irqs(_DATA["bool"] | 32, index, 0, 1, argsz=_HEAD), "no room for a bool")
     b.refused("DEV-064", b.irqs(_DATA["eventfd"] | 32, index, 0, 1, argsz=_HEAD + 3), "no room for an fd")
-    for other in (far, far + 1, 0x7FFFFFFF, 0xFFFFFFFF):
-        b.refused("DEV-065", b.irqs(trigger, other, 0, 1), f"index {other}")
+    _beyond(b, far)
     for bit in range(6, 32):
         b.refused("DEV-066", b.irqs(trigger | 1 << bit, index, 0, 1), f"flag {1 << bit:#x}")
     fd = {"fds": ["e"]}
@@ -81,6 +84,11 @@ def _malformed(b: Bench, index: int, count: int) -> None:
     for start, number in ((count, 1), (0, count + 1), (count + 5, 1), (0xFFFFFFFF, 1), (0xFFFFFFFF, 2),
                           (1, 0xFFFFFFFF), (0, 0xFFFFFFFF), (_LARGE, 0xC0000000)):  # fmt: skip
         b.refused("DEV-069", b.irqs(trigger, index, start, number), f"{number} from {start} of {count}")
+
+
+def _beyond(b: Bench, far: int) -> None:
+    for other in (far, far + 1, 0x7FFFFFFF, 0xFFFFFFFF):
+        b.refused("DEV-065", b.irqs(_DATA["none"] | _ACTION["trigger"], other, 0, 1), f"index {other}")
 
 
 def every_vector_can_be_triggered_by_software(subject: Subject) -> Iterator[Bench]:

@@ -21,16 +21,16 @@ _WATCH_MS = 20
 
 def traffic_program(
     core: Core, subject: Subject, mapped: str, unmapped: str, map_: Callable[[int, int, int], int],
-    unmap: Callable[[int, int], int],
+    unmap: Callable[[int, int], int], map_own: Callable[[str, int, int], object],
 ) -> Core:  # fmt: skip
     """Append writes of the device `d` before and after an unmap.
 
-    `map_(iova, length, offset in m)` and `unmap(iova, length)` append those; `mapped` and `unmapped` are the
-    clauses.
+    `map_(iova, length, offset in m)` and `unmap(iova, length)` append those, `map_own(slot, length, iova)`
+    maps what the engine needs for itself; `mapped` and `unmapped` are the clauses.
     """
     script, engine = core.script, load_engine(str(subject.capabilities["engine"]))
     core.memory(pages=4)
-    length = min(2048, engine.reach.max_bytes)
+    length = max(min(2048, engine.reach.max_bytes), engine.reach.min_bytes)
 
     def seen() -> int:
         return script.op("mem_dirty", mem="m", value=_FILL)
@@ -40,7 +40,7 @@ def traffic_program(
 
     map_(FIRST, PAGE, PAGE)
     map_(FIRST + PAGE, PAGE, 3 * PAGE)
-    traffic = engine.traffic(script)
+    traffic = engine.traffic(script, map_own, unmap)
     if engine.can("read"):
         # Some engines write what they read last, and that could be what the memory is filled with.
         fill(_OTHER)

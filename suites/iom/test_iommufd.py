@@ -83,8 +83,9 @@ def test_a_device_reaches_what_is_mapped(rig: Rig, case: Case) -> None:
         core.script.op("bind", fd="d", iommufd="f")
         core.script.op("attach", fd="d", pt="a")
         program = traffic_program(
-            core, subject, "IOM-046", "IOM-047", lambda iova, n, off: core.map(iova, n, off=off), core.unmap
-        )
+            core, subject, "IOM-046", "IOM-047", lambda iova, n, off: core.map(iova, n, off=off), core.unmap,
+            lambda slot, n, iova: core.map(iova, n, slot),
+        )  # fmt: skip
         rig.run(program.json(), own=True)
 
     case.run(body)

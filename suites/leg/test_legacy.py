@@ -91,6 +91,7 @@ def test_a_device_in_a_container_reaches_what_is_mapped(rig: Rig, case: Case) ->
         program = traffic_program(
             core, subject, "LEG-062", "LEG-063",
             lambda iova, n, off: core.dma_map(iova, n, off=off), core.dma_unmap,
+            lambda slot, n, iova: core.dma_map(iova, n, slot),
         )  # fmt: skip
         rig.run(program.json(), own=True)
 

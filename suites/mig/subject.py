@@ -47,6 +47,8 @@ class Subject:
     data_size: int = 1 << 20
     rng: random.Random = field(default_factory=random.Random)
     failing: Sequence[Failing] = ()
+    undecided: dict[str, str] = field(default_factory=dict)
+    """Clause -> why a test left it undecided on this device."""
 
     @property
     def flags(self) -> Mig:
