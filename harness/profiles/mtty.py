@@ -66,6 +66,11 @@ _LOG_STUB = (
 _AS_107 = "the cause of MIG-107: the header was refused at write(), its data was kept and loaded"
 
 
+_FULL = (
+    "handle_bar_read() takes head == tail for an empty FIFO, also when all 16 bytes of it are used; what was "
+    "there is neither announced nor given"
+)
+
 PROFILE = Profile(
     module="mtty",
     driver="mtty",
@@ -114,6 +119,9 @@ PROFILE = Profile(
             "and does nothing"
         ),
         "DEV-100": "mtty_get_device_info() does not set VFIO_DEVICE_FLAGS_RESET, but mtty_ioctl() can reset",
+        "DEV-131": "handle_bar_write() ors into the divisor, which only setting DLAB makes 0",
+        "DEV-132": _FULL,
+        "DEV-133": _FULL,
         "DEV-028": (
             "mdev_access() copies from vconfig + offset with an offset that nobody compared with the 256 "
             "bytes of vconfig: the kernel's memory behind it is read, and far enough away the host crashes"

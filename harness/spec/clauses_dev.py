@@ -19,6 +19,7 @@ _IOEVENTFD = "vfio.h, VFIO_DEVICE_IOEVENTFD"
 _LOW = "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY"
 _WAKE = "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP"
 _DMABUF = "vfio.h, VFIO_DEVICE_FEATURE_DMA_BUF"
+_16550 = "include/uapi/linux/serial_reg.h; PC16550D data sheet, Registers"
 _SPEC = "PCI Local Bus Specification 3.0, chapter 6"
 _CONFIG = "drivers/vfio/pci/vfio_pci_config.c"
 
@@ -179,6 +180,18 @@ _REST = (
     _c(121, "DMA_BUF with flags, without ranges, or with ranges outside the region or not aligned is refused",
        _DMABUF, "dma_buf_region", since="v6.19"),
 )
+_UART = (
+    _c(130, "scratch, line control, modem control and interrupt enable of a 16550 keep what is written",
+       _16550, "uart", level="SHOULD"),
+    _c(131, "with DLAB set, a 16550 shows its divisor latch, which keeps what is written, and nothing else",
+       _16550, "uart", level="SHOULD"),
+    _c(132, "a 16550 in loopback receives what it sends, in order, and says when there is something", _16550,
+       "uart", level="SHOULD"),
+    _c(133, "a 16550 says that its FIFO overran, and keeps what was in it", _16550, "uart", level="SHOULD"),
+    _c(134, "a 16550 interrupts for each source that is enabled, and identifies it",
+       _16550, "uart", "irq_intx", level="SHOULD"),
+    _c(135, "a 16550 does not interrupt for what is not enabled", _16550, "uart", "irq_intx", level="SHOULD"),
+)
 # fmt: on
 
-CLAUSES = (*_DEVICE, *_REGIONS, *_ACCESS, *_CONFIG_SPACE, *_INTERRUPTS, *_LINE, *_REST)
+CLAUSES = (*_DEVICE, *_REGIONS, *_ACCESS, *_CONFIG_SPACE, *_INTERRUPTS, *_LINE, *_REST, *_UART)

@@ -10,7 +10,13 @@ import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
-from suites.dev import experiments_config, experiments_irqs, experiments_regions, experiments_rest
+from suites.dev import (
+    experiments_config,
+    experiments_irqs,
+    experiments_regions,
+    experiments_rest,
+    experiments_uart,
+)
 from suites.dev.bench import Bench
 from suites.mig.subject import Subject
 
@@ -19,7 +25,7 @@ Experiment = Callable[[Subject], Generator[Bench, Any, None] | Iterator[Bench]]
 
 EXPERIMENTS = (
     *experiments_config.EXPERIMENTS, *experiments_irqs.EXPERIMENTS, *experiments_rest.EXPERIMENTS,
-    *experiments_regions.EXPERIMENTS,
+    *experiments_regions.EXPERIMENTS, *experiments_uart.EXPERIMENTS,
 )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from harness.spec.clause import all_clauses
 # samples/vfio-mdev/mtty.c, followed to the line in harness/profiles/mtty.py.
 FAILS = {"DEV-015", "DEV-028", "DEV-030", "DIRTY-012", "DIRTY-039", "MIG-107"}
 ADVISORIES = {
-    "DEV-044", "DEV-060", "DEV-068", "DEV-100", "DIRTY-016", "MIG-020", "MIG-078", "MIG-109", "MIG-110",
+    "DEV-044", "DEV-060", "DEV-068", "DEV-100", "DEV-131", "DEV-132", "DEV-133",
+    "DIRTY-016", "MIG-020", "MIG-078", "MIG-109", "MIG-110",
 }  # fmt: skip
 KERNELS = {clause.id for clause in all_clauses() if clause.core}
 UNTRIED = {"DEV-029", "DEV-031"}  # near reads leak memory already: far ones could take the host down
