@@ -197,7 +197,13 @@ _NAMES = (
     _c(131, "where fdinfo of a device fd names a sysfs path, it is the device's",
        "Documentation/filesystems/proc.rst, VFIO Device files", "sysfs", since="v6.17"),
 )
+_SHORT = (
+    _c(160, "a step on the way to a device that fails for want of memory leaves nothing behind: repeated, it "
+       "succeeds, and so does what comes after it",
+       "ioctl(2), open(2), ENOMEM; left unsaid by vfio.h: that nothing is left behind goes without saying",
+       "fault_injection", level="SHOULD"),
+)
 
 CLAUSES = (
-    *_BEFORE_BIND, *_BINDING, *_ATTACHING, *_EXCLUSION, *_REFERENCES, *_GROUP, *_HOT_RESET, *_NAMES,
+    *_BEFORE_BIND, *_BINDING, *_ATTACHING, *_EXCLUSION, *_REFERENCES, *_GROUP, *_HOT_RESET, *_NAMES, *_SHORT,
 )
