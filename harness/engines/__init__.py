@@ -43,10 +43,12 @@ __all__ = [
     "u64",
 ]
 
-Gift = Literal["read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "p2p-all", "bytes"]
+Gift = Literal[
+    "read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "p2p-all", "bytes", "pinned"
+]
 """What an engine can do beyond `write`: read memory; write without end; return before a write is over; many
 blocks in one command; raise an interrupt; raise it periodically; mark DMA as peer-to-peer, or none can be
-told from peer-to-peer; begin and end anywhere in a page."""
+told from peer-to-peer; begin and end anywhere in a page; write pages that its driver pins and keeps."""
 Step = list[Any]
 
 
@@ -148,9 +150,18 @@ class Traffic:
     def finish(self) -> None:
         """Append what takes back `prepare`, before memory is unmapped."""
 
-    def write(self, iova: int, length: int = 4096, seed: int = 1, *, count: int = 1, stride: int = 0) -> int:
+    def write(
+        self,
+        iova: int,
+        length: int = 4096,
+        seed: int = 1,
+        *,
+        count: int = 1,
+        stride: int = 0,
+        pinned: bool = False,
+    ) -> int:
         """Append a write to memory, over when it returns; gives the operation's index."""
-        return self._command("write", iova, length, seed, count, stride)
+        return self._command("write", iova, length, seed, count, stride, pinned=pinned)
 
     def read(self, iova: int, length: int = 4096) -> int:
         """Append a read of memory by the device (gift `read`), over when it returns."""

@@ -14,7 +14,7 @@ _BAR = 0
 _ID, _FEATURES = 0x00, 0x08
 _IOVA, _LEN, _COUNT, _STRIDE, _SEED, _CMD, _DELAY, _STATUS = 0x40, 0x48, 0x4C, 0x50, 0x58, 0x5C, 0x60, 0x64
 _IRQ_RAISE, _IRQ_PERIOD = 0x80, 0x8C
-_WRITE, _READ, _ENDLESS, _STOP, _P2P, _DEFERRED = 1, 2, 3, 4, 1 << 8, 1 << 10
+_WRITE, _READ, _ENDLESS, _STOP, _P2P, _DEFERRED, _PINNED = 1, 2, 3, 4, 1 << 8, 1 << 10, 1 << 11
 _BUSY, _OVER, _DONE = 1, 2, 2
 """STATUS: 0 idle, 1 busy, 2 done, 3 fault; so bit 1 says that it is over, and 2 that it went well."""
 _TIMEOUT_MS = 5000
@@ -39,7 +39,7 @@ class _ReferenceTraffic(Traffic):
             u32(_BAR, _COUNT, args["count"]), *u64(_BAR, _STRIDE, args["stride"]),
             u32(_BAR, _SEED, args["seed"]), u32(_BAR, _DELAY, args.get("delay_ms", 0)),
         ]  # fmt: skip
-        mark = _P2P if args.get("p2p") else 0
+        mark = (_P2P if args.get("p2p") else 0) | (_PINNED if args.get("pinned") else 0)
         if what == "begin":
             later = (
                 _DEFERRED if args.get("delay_ms") else 0
@@ -55,7 +55,7 @@ class _ReferenceTraffic(Traffic):
 ENGINE = Engine(
     "vfiocert_ref",
     Reach(0, (1 << 64) - 1, 1, 1 << 20, 1 << 20),
-    frozenset(("read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "bytes")),
+    frozenset(("read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "bytes", "pinned")),
     _ReferenceTraffic,
     probes=(Probe(_BAR, _ID, 0xFFFFFFFF, 0x54434656), Probe(_BAR, _FEATURES, 1, 1)),
     irq_index=2,  # MSI-X

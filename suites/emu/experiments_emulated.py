@@ -155,8 +155,9 @@ def regions_work_without_an_address_space(subject: Subject) -> Iterator[Script]:
 class _Memory(Script):
     """A program with two memories, the device attached to an IOAS that maps the first, and traffic."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, *, pinned: bool = False) -> None:
         super().__init__(fresh=False)
+        self.pinned = pinned
         opened(self)
         if subject.has("reset"):
             self.op("reset", fd="d")
@@ -165,8 +166,12 @@ class _Memory(Script):
             self.op("mem_fill", mem=mem, value=_FILL)
         self.mapped("one")
         self.traffic = load_engine(str(subject.capabilities["engine"])).traffic(self)
-        self.wrote = self.traffic.write(_IOVA, 64, 0x1000)
+        self.wrote = self.write(0x1000)
         self.seen = self.changed("one")
+
+    def write(self, seed: int) -> int:
+        """Have the device write to the memory."""
+        return self.traffic.write(_IOVA, 64, seed, pinned=self.pinned)
 
     @property
     def works(self) -> list[tuple[int, str, str, object]]:
@@ -195,55 +200,60 @@ class _Memory(Script):
         self.claim(clause, self.changed(mem), "pages", "==", 0, f"memory {mem} untouched", self.works)
 
 
-def unmapped_memory_is_out_of_reach(subject: Subject) -> Iterator[Script]:
-    """Clauses: EMU-010 to EMU-012."""
+def _memories(subject: Subject) -> Iterator[_Memory]:
+    """A program for each way in which the driver can reach memory: by copies, and by pages that it pins."""
     if not subject.has("engine"):
         return
-    script = _Memory(subject)
-    kept = script.changed("one")
-    unmap = script.unmapped()
-    script.claim("EMU-010", unmap, "errno", "==", 0, "UNMAP succeeds", script.works)
-    still = script.changed("one")
-    script.claim("EMU-010", still, "pages", "==", script.ref(kept, "pages"), "what was written", script.works)
-    script.refill()
-    script.traffic.write(_IOVA, 64, 0x2000)
-    script.untouched("EMU-011", "one")
-    again = script.mapped("two")
-    script.op("reset", fd="d")
-    script.traffic.prepare()
-    wrote = script.traffic.write(_IOVA, 64, 0x3000)
-    there = [*script.works, (again, "errno", "==", 0), (wrote, "done", "==", True)]
-    script.claim("EMU-012", script.changed("two"), "pages", "==", 1, "the write in the new memory", there)
-    script.untouched("EMU-012", "one")
-    yield script
+    yield _Memory(subject)
+    if subject.has("engine_pinned"):
+        yield _Memory(subject, pinned=True)
+
+
+def unmapped_memory_is_out_of_reach(subject: Subject) -> Iterator[Script]:
+    """Clauses: EMU-010 to EMU-012."""
+    for script in _memories(subject):
+        kept = script.changed("one")
+        unmap = script.unmapped()
+        script.claim("EMU-010", unmap, "errno", "==", 0, "UNMAP succeeds", script.works)
+        still = script.changed("one")
+        script.claim(
+            "EMU-010", still, "pages", "==", script.ref(kept, "pages"), "what was written", script.works
+        )
+        script.refill()
+        script.write(0x2000)
+        script.untouched("EMU-011", "one")
+        again = script.mapped("two")
+        script.op("reset", fd="d")
+        script.traffic.prepare()
+        wrote = script.write(0x3000)
+        there = [*script.works, (again, "errno", "==", 0), (wrote, "done", "==", True)]
+        script.claim("EMU-012", script.changed("two"), "pages", "==", 1, "the write in the new memory", there)
+        script.untouched("EMU-012", "one")
+        yield script
 
 
 def a_detached_device_reaches_nothing(subject: Subject) -> Iterator[Script]:
     """Clauses: EMU-013."""
-    if not subject.has("engine"):
-        return
-    script = _Memory(subject)
-    script.refill()
-    script.op("detach", fd="d")
-    script.traffic.write(_IOVA, 64, 0x2000)
-    script.untouched("EMU-013", "one")
-    yield script
+    for script in _memories(subject):
+        script.refill()
+        script.op("detach", fd="d")
+        script.write(0x2000)
+        script.untouched("EMU-013", "one")
+        yield script
 
 
 def another_address_space_replaces_the_first(subject: Subject) -> Iterator[Script]:
     """Clauses: EMU-014."""
-    if not subject.has("engine"):
-        return
-    script = _Memory(subject)
-    script.op("ioas_alloc", fd="i", out="other")
-    script.mapped("two", "other")
-    script.refill()
-    moved = script.op("attach", fd="d", pt="other")
-    wrote = script.traffic.write(_IOVA, 64, 0x2000)
-    there = [*script.works, (moved, "errno", "==", 0), (wrote, "done", "==", True)]
-    script.claim("EMU-014", script.changed("two"), "pages", "==", 1, "the write in the new space", there)
-    script.claim("EMU-014", script.changed("one"), "pages", "==", 0, "memory one untouched", there)
-    yield script
+    for script in _memories(subject):
+        script.op("ioas_alloc", fd="i", out="other")
+        script.mapped("two", "other")
+        script.refill()
+        moved = script.op("attach", fd="d", pt="other")
+        wrote = script.write(0x2000)
+        there = [*script.works, (moved, "errno", "==", 0), (wrote, "done", "==", True)]
+        script.claim("EMU-014", script.changed("two"), "pages", "==", 1, "the write in the new space", there)
+        script.claim("EMU-014", script.changed("one"), "pages", "==", 0, "memory one untouched", there)
+        yield script
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (

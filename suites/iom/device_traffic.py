@@ -45,11 +45,13 @@ def traffic_program(
         # Some engines write what they read last, and that could be what the memory is filled with.
         fill(_OTHER)
         traffic.read(FIRST, length)
-    for iova, place in ((FIRST, 1), (FIRST + PAGE, 3)):
-        fill()
-        done = traffic.write(iova, length, 0x1000 + place)
-        script.claim(mapped, seen(), "ranges", "==", [[place, 1]], "the page that is mapped there",
-                     [(done, "done", "==", True)])  # fmt: skip
+    ways = (False, True) if engine.can("pinned") else (False,)
+    for pinned in ways:
+        for iova, place in ((FIRST, 1), (FIRST + PAGE, 3)):
+            fill()
+            done = traffic.write(iova, length, 0x1000 + place, pinned=pinned)
+            script.claim(mapped, seen(), "ranges", "==", [[place, 1]], "the page that is mapped there",
+                         [(done, "done", "==", True)])  # fmt: skip
     if subject.has("emulated_iommu"):
         if engine.can("endless"):
             traffic.start(FIRST, length, 5)
@@ -61,5 +63,13 @@ def traffic_program(
             traffic.stop()
         traffic.write(FIRST, length, 6)
         script.claim(unmapped, seen(), "pages", "==", 0, "no page is written")
+    if subject.has("emulated_iommu") and engine.can("pinned"):
+        # What is pinned can be unmapped: the driver is asked to let go of it.
+        traffic.write(FIRST + PAGE, length, 7, pinned=True)
+        gone = unmap(FIRST + PAGE, PAGE)
+        script.claim(unmapped, gone, "errno", "==", 0, "pinned pages can be unmapped")
+        fill()
+        traffic.write(FIRST + PAGE, length, 8, pinned=True)
+        script.claim(unmapped, seen(), "pages", "==", 0, "no page is written that was pinned")
     traffic.finish()
     return core
