@@ -59,6 +59,9 @@ CLAUSES: tuple[Clause, ...] = (
     _emulated(20, "MUST", "the type's device_api is the kind of device that GET_INFO shows", _MDEV, "mdev"),
     _emulated(21, "MUST", "creating a device with a UUID that exists is refused",
               "drivers/vfio/mdev/mdev_core.c, mdev_device_create()", "mdev"),
+    _emulated(22, "SHOULD", "a device that cannot be made for want of memory leaves nothing behind: it can "
+              "be made again", f"{_MDEV}, create; that nothing is left behind goes without saying",
+              "mdev", "fault_injection"),
     # -- no-IOMMU mode
     _noiommu(40, "without enable_unsafe_noiommu_mode a device without IOMMU is refused", _NOIOMMU),
     _noiommu(41, "with it the device gets a group called noiommu-N, and no cdev",

@@ -22,70 +22,81 @@ from suites.mig.subject import Subject
 __all__ = ["programs"]
 
 _Step = tuple[str, dict[str, Any]]
-_DEEPEST, _DRAWN = 40, 5
+_DEEPEST = 24
+"""So many allocations of each step fail, one at a time."""
 _TYPE1V2 = 3
 _FIRST_OPEN = ("bind", "group_get_device_fd")
 _PAGE, _IOVA = 4096, 0x100_0000
 _MAP = {"flags": 3, "iova": _IOVA, "size": 4 * _PAGE}
+_UNMAP = {"flags": 0, "iova": _IOVA, "size": 4 * _PAGE}
 _MEMORY: _Step = ("mmap", {"out": "m", "n": 4 * _PAGE, "align": _PAGE})
-_CDEV: tuple[_Step, ...] = (
-    ("open_iommufd", {"out": "i"}),
-    ("ioas_alloc", {"fd": "i", "out": "ioas"}),
-    ("open_cdev", {"dev": "dev0", "out": "d"}),
-    ("bind", {"fd": "d", "iommufd": "i"}),
-    ("attach", {"fd": "d", "pt": "ioas"}),
-    ("region_info", {"fd": "d", "index": 0}),
-    ("detach", {"fd": "d"}),
+_Way = tuple[tuple[_Step, tuple[_Step, ...]], ...]
+_AGAIN: tuple[_Step, ...] = (("close", {"fd": "d"}), ("open_cdev", {"dev": "dev0", "out": "d"}))
+_OUT: tuple[_Step, ...] = (
+    ("group_unset_container", {"fd": "g"}), ("group_set_container", {"fd": "g", "container": "c"}),
+)  # fmt: skip
+_CDEV: _Way = (
+    (("open_iommufd", {"out": "i"}), (("close", {"fd": "i"}),)),
+    (("ioas_alloc", {"fd": "i", "out": "ioas"}), ()),
+    (("open_cdev", {"dev": "dev0", "out": "d"}), (("close", {"fd": "d"}),)),
+    (("bind", {"fd": "d", "iommufd": "i"}), _AGAIN),
+    (("attach", {"fd": "d", "pt": "ioas"}), (("detach", {"fd": "d"}),)),
+    (("region_info", {"fd": "d", "index": 0}), ()),
+    (("detach", {"fd": "d"}), (("attach", {"fd": "d", "pt": "ioas"}),)),
 )
-_GROUP: tuple[_Step, ...] = (
-    ("open_container", {"out": "c"}),
-    ("open_group", {"dev": "dev0", "out": "g"}),
-    ("group_set_container", {"fd": "g", "container": "c"}),
-    ("container_set_iommu", {"fd": "c", "type": _TYPE1V2}),
-    ("group_get_device_fd", {"fd": "g", "dev": "dev0", "out": "d"}),
-    ("iommu", {"cmd": "VFIO_IOMMU_MAP_DMA", "fd": "c", "set": _MAP, "mems": {"vaddr": ["m", 0]}}),
-    ("iommu", {"cmd": "VFIO_IOMMU_GET_INFO", "fd": "c", "set": {"argsz": 4096}}),
+_COMPAT: _Way = (
+    (("open_iommufd", {"out": "c"}), (("close", {"fd": "c"}),)),
+    (("open_group", {"dev": "dev0", "out": "g"}), (("close", {"fd": "g"}),)),
+    (("group_set_container", {"fd": "g", "container": "c"}), (("group_unset_container", {"fd": "g"}),)),
+    (("container_set_iommu", {"fd": "c", "type": _TYPE1V2}), ()),
+    (("group_get_device_fd", {"fd": "g", "dev": "dev0", "out": "d"}), (("close", {"fd": "d"}),)),
 )
-_COMPAT: tuple[_Step, ...] = (
-    ("open_iommufd", {"out": "c"}),
-    ("open_group", {"dev": "dev0", "out": "g"}),
-    ("group_set_container", {"fd": "g", "container": "c"}),
-    ("container_set_iommu", {"fd": "c", "type": _TYPE1V2}),
-    ("group_get_device_fd", {"fd": "g", "dev": "dev0", "out": "d"}),
-)
+_GROUP: _Way = (
+    (("open_container", {"out": "c"}), (("close", {"fd": "c"}),)),
+    *_COMPAT[1:3],
+    (("container_set_iommu", {"fd": "c", "type": _TYPE1V2}), _OUT),
+    _COMPAT[4],
+    (("iommu", {"cmd": "VFIO_IOMMU_MAP_DMA", "fd": "c", "set": _MAP, "mems": {"vaddr": ["m", 0]}}),
+     (("iommu", {"cmd": "VFIO_IOMMU_UNMAP_DMA", "fd": "c", "set": {**_UNMAP, "argsz": 24}}),)),
+    (("iommu", {"cmd": "VFIO_IOMMU_GET_INFO", "fd": "c", "set": {"argsz": 4096}}), ()),
+)  # fmt: skip
+"""Steps, each with what takes it back."""
 
 
 def programs(subject: Subject) -> Iterator[Script]:
-    """A program for each step of each way and some of its allocations, which the seed chooses."""
+    """A program for each step of each way."""
     ways = [_CDEV]
     if subject.has("group"):
         ways.append(_COMPAT)
     if subject.has("legacy") and subject.has("type1v2"):
         ways.append(_GROUP)
     left_out = _FIRST_OPEN if subject.has("pci") else ()
-    drawn = [(way, n) for way in ways for n in range(len(way)) if way[n][0] not in left_out]
-    for nth in sorted({1, *subject.rng.sample(range(2, _DEEPEST), _DRAWN)}):
-        for way, number in drawn:
-            yield _program(way, number, nth)
+    for way in ways:
+        for number, ((name, _), _) in enumerate(way):
+            if name not in left_out:
+                yield _program(way, number)
 
 
-def _program(way: tuple[_Step, ...], number: int, nth: int) -> Script:
+def _program(way: _Way, number: int) -> Script:
     s = Script(fresh=False, faults=True)
     s.op(_MEMORY[0], **_MEMORY[1])
-    for place, (name, args) in enumerate(way):
-        if place != number:
-            index = s.op(name, **args)
-            words = "it succeeds after what was repeated" if place > number else "nothing is left of others"
-            s.claim("ACC-160", index, "errno", "==", 0, words)
-            continue
-        s.op("open", path="/proc/thread-self/fail-nth", flags=["O_RDWR"], out="nth")
-        s.op("write", fd="nth", hex=str(nth).encode().hex())
-        first = s.op(name, **args)
-        s.op("pwrite", fd="nth", off=0, hex=b"0".hex())
-        again = s.op(name, **args)
-        s.claim(
-            "ACC-160", again, "errno", "==", 0, "it succeeds when it is repeated", [(first, "errno", "!=", 0)]
-        )
+    s.op("open", path="/proc/thread-self/fail-nth", flags=["O_RDWR"], out="nth")
+    for place, ((name, args), back) in enumerate(way):
+        if place == number:
+            for nth in range(1, _DEEPEST + 1):
+                s.op("pwrite", fd="nth", off=0, hex=str(nth).encode().hex())
+                first = s.op(name, **args)
+                s.op("pwrite", fd="nth", off=0, hex=b"0".hex())
+                failed = [(first, "errno", "!=", 0)]
+                again = s.op(name, **args)
+                s.claim("ACC-160", again, "errno", "==", 0, "it succeeds when it is repeated", failed)
+                for undo, undone in back:
+                    s.op(undo, **undone)
+            if not back:
+                continue
+        index = s.op(name, **args)
+        words = "it succeeds after what was repeated" if place >= number else "nothing is left of others"
+        s.claim("ACC-160", index, "errno", "==", 0, words)
     return s
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -19,6 +20,7 @@ from suites.sel.matching import NO_DRIVER
 _TAINT_USER = 1 << 6  # Documentation/admin-guide/tainted-kernels.rst
 _BUS_MASTER = 1 << 2
 _COMMAND = 4
+_CREATE_ALLOCATIONS, _CREATE_S = 161, 60.0
 _READ_S = 30.0
 _APIS = {"vfio-pci": vfio.VFIO_DEVICE_FLAGS_PCI, "vfio-platform": vfio.VFIO_DEVICE_FLAGS_PLATFORM}
 """Values of device_api and the flag of each (vfio.h, VFIO_DEVICE_API_*_STRING)."""
@@ -57,6 +59,36 @@ def test_what_sysfs_says_of_an_emulated_device(rig: Rig, case: Case) -> None:
         command = f"echo {wire['uuid']} > {path}/mdev_type/create"
         status, _, words = connection.exec(command, _READ_S)
         rig.observe("EMU-021", status != 0, "an error", words.decode(errors="replace")[:80] or "success")
+
+    case.run(body)
+
+
+def test_a_device_made_while_memory_is_short(rig: Rig, case: Case) -> None:
+    """One allocation after the other fails while a second device is made; then it is made, and used no more.
+
+    Clauses: EMU-022.
+    """
+
+    def body() -> None:
+        if not rig.capabilities.get("mdev") or not rig.capabilities.get("fault_injection"):
+            return
+        connection: Any = rig.connection
+        second = {**connection.ready.wire, "uuid": str(UUID(int=rig.subject("short").rng.getrandbits(128)))}
+        # Made once by the agent, whose journal takes it away whatever becomes of this.
+        connection.agent.call("provision", device=second)
+        create = f"{connection.ready.sysfs}/mdev_type/create"
+        device = f"/sys/bus/mdev/devices/{second['uuid']}"
+        gone = f"[ ! -e {device} ] || echo 1 > {device}/remove"
+        make = f"echo {second['uuid']} > {create}"
+        each = f"echo $n > /proc/self/fail-nth; {make}; echo 0 > /proc/self/fail-nth; {gone}"
+        numbers = " ".join(str(n) for n in range(1, _CREATE_ALLOCATIONS))
+        connection.exec(f"{gone}; for n in {numbers}; do {each}; done 2> /dev/null", _CREATE_S)
+        status, _, words = connection.exec(f"{make}; test -e {device}", _READ_S)
+        rig.observe(
+            "EMU-022", status == 0, "it is made", words.decode(errors="replace")[:80] or "it is not there"
+        )
+        connection.exec(gone, _READ_S)
+        rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])
 
     case.run(body)
 
