@@ -11,9 +11,11 @@ import base64
 import errno
 import hashlib
 import itertools
+import struct
 from collections.abc import Mapping
 from typing import Any
 
+from harness.script import FEATURE_SET
 from harness.spec.fsm import PRE_COPY_STATES, SAVING_GROUP, Mig, S, State, path, starts_session
 
 __all__ = ["CAPABILITIES", "DEFECTS", "FAIL", "ModelAgent"]
@@ -139,6 +141,7 @@ DEFECTS: dict[str, str] = {
     "passed-fd-empty": "MIG-070",
     "close-keeps-session": "MIG-071",
     "efault-ignored": "MIG-168",
+    "answer-lost": "MIG-168",
     "v1-region": "MIG-013",
     "state-not-executed": "MIG-023",
     "refused-feature-moves": "MIG-010",
@@ -419,6 +422,13 @@ class ModelAgent:
 
     def op_ioctl(self, fd: str, nr: int, arg: int) -> None:
         if not self.bad("efault-ignored"):
+            raise OSError(errno.EFAULT, "")
+
+    def op_ioctl_readonly(self, fd: str, nr: int, buf: str) -> None:
+        _, flags, state, _ = struct.unpack("=IIIi", bytes.fromhex(buf))
+        if flags == FEATURE_SET | 2:
+            self.op_set_state(fd, state)
+        if not self.bad("answer-lost"):
             raise OSError(errno.EFAULT, "")
 
     def op_reset(self, fd: str) -> None:

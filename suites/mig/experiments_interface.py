@@ -8,6 +8,7 @@ names the clauses its claims hold.  The tracker judges all other rules that a pr
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterator
 
 from harness.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
@@ -419,6 +420,35 @@ def a_bad_address_is_efault(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+def an_argument_that_cannot_be_written_is_efault(subject: Subject) -> Iterator[Script]:
+    """Clauses: MIG-168.
+
+    The kernel reads the argument and cannot answer.  A SET may have been done by then: the state that GET
+    tells is the old one or the new one.
+    """
+    asked = [(GET | MIGRATION, 8), (GET | MIG_DEVICE_STATE, 8)]
+    if subject.has("data_size"):
+        asked.append((GET | MIG_DATA_SIZE, 8))
+    s = subject.script()
+    for flags, size in asked:
+        buf = struct.pack("=II", 8 + size, flags).hex() + "00" * size
+        i = s.op("ioctl_readonly", fd="d", nr=VFIO_DEVICE_FEATURE, buf=buf)
+        s.claim("MIG-168", i, "errno", "==", errno.EFAULT, "EFAULT")
+    yield s
+    for cur in subject.states:
+        for new in subject.states:
+            if new == cur:
+                continue
+            s = subject.script()
+            s.set(cur)
+            buf = struct.pack("=IIIi", 16, SET | MIG_DEVICE_STATE, int(new), -1).hex()
+            i = s.op("ioctl_readonly", fd="d", nr=VFIO_DEVICE_FEATURE, buf=buf)
+            s.claim("MIG-168", i, "errno", "!=", 0, "EFAULT, or why there is no such way")
+            after = s.op("feature", fd="d", flags=GET | MIG_DEVICE_STATE, payload="00" * 8)
+            s.claim("MIG-168", after, "errno", "==", 0, "GET tells the state")
+            yield s
+
+
 EXPERIMENTS = (
     features_answer_probe_get_and_set,
     bad_feature_requests_are_refused_and_change_nothing,
@@ -434,6 +464,7 @@ EXPERIMENTS = (
     precopy_info_tells_what_is_left,
     reset_leads_to_running_from_every_state,
     a_bad_address_is_efault,
+    an_argument_that_cannot_be_written_is_efault,
 )
 OWN_SESSION = (a_device_closed_in_any_state_opens_again, precopy_info_v2_is_an_opt_in)
 """Experiments that change what lasts as long as the device is open: run on an open of their own."""
