@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 
 from harness.kernel_log_table import FUNC, STARTERS, Severity, Starter
 
-__all__ = ["Event", "Record", "Window", "parse_dmesg", "taint_names", "window"]
+__all__ = ["TAINT_WARN", "Event", "Record", "Window", "parse_dmesg", "taint_names", "window"]
+
+TAINT_WARN = 1 << 9
+"""Documentation/admin-guide/tainted-kernels.rst, bit 9: the kernel has issued a warning."""
 
 Record = tuple[int, int, int, str]
 """(priority, sequence number, microseconds since boot, text)"""
@@ -44,6 +47,10 @@ class Event:
     device: str | None = None
     lines: tuple[str, ...] = ()
     count: int = 1
+
+    def calls(self, function: str) -> bool:
+        """Whether the call trace, guesses included, has this function of the kernel."""
+        return any(re.search(rf"\b{re.escape(function)}\+0x", line) for line in self.lines)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,14 @@ _UIO = "Documentation/driver-api/uio-howto.rst"
 _CDEV = "Documentation/driver-api/vfio.rst, VFIO Device cdev"
 
 
-def _emulated(number: int, level: Level, statement: str, source: str, *needs: str) -> Clause:
-    return Clause(f"EMU-{number:03d}", level, statement, source, ("emulated", *needs), "v6.2")
+_CORE_NO_GROUP = (
+    "drivers/vfio/group.c: vfio_create_group() that fails puts a group which still has its iommu_group, and "
+    "vfio_group_release() warns of that; the reference of the iommu_group is lost, too"
+)
+
+
+def _emulated(number: int, level: Level, statement: str, source: str, *needs: str, core: str = "") -> Clause:
+    return Clause(f"EMU-{number:03d}", level, statement, source, ("emulated", *needs), "v6.2", core=core)
 
 
 def _noiommu(number: int, statement: str, source: str, level: Level = "MUST") -> Clause:
@@ -62,6 +68,9 @@ CLAUSES: tuple[Clause, ...] = (
     _emulated(22, "SHOULD", "a device that cannot be made for want of memory leaves nothing behind: it can "
               "be made again", f"{_MDEV}, create; that nothing is left behind goes without saying",
               "mdev", "fault_injection"),
+    _emulated(23, "SHOULD", "a device that cannot be made for want of memory is an error, and the kernel "
+              "has nothing to report", f"{_MDEV}, create; errors of the user's context are errno",
+              "mdev", "fault_injection", core=_CORE_NO_GROUP),
     # -- no-IOMMU mode
     _noiommu(40, "without enable_unsafe_noiommu_mode a device without IOMMU is refused", _NOIOMMU),
     _noiommu(41, "with it the device gets a group called noiommu-N, and no cdev",

@@ -136,6 +136,31 @@ def test_a_new_taint_is_a_finding(rig: Rig, agent: FakeAgent) -> None:
     assert clauses_found(rig) == {"MIG-167"}
 
 
+def test_a_report_the_core_is_known_for_is_a_finding_of_its_own_clause(rig: Rig, agent: FakeAgent) -> None:
+    """Clauses: EMU-023; any other report in the same span stays one of MIG-166."""
+    warning = [
+        "------------[ cut here ]------------",
+        "WARNING: drivers/vfio/group.c:510 at vfio_group_release+0x3d/0x50 [vfio], CPU#0: sh/386",
+        "Call Trace:",
+        " <TASK>",
+        " ? vfio_create_group+0x145/0x1b0 [vfio]",
+        " </TASK>",
+        "---[ end trace 0000000000000000 ]---",
+    ]
+    nothing: dict[str, Any] = {"threads": [{"name": "main", "ops": []}]}
+    with rig.test("t"):
+        rig.run(get_state_program())
+        agent.log, agent.taint = warning, 512
+        rig.read_log(nothing, [], core={"vfio_create_group": "EMU-023"})
+        rig.check_taint(0)
+        assert clauses_found(rig) == {"EMU-023"}
+        agent.log = KASAN
+        rig.read_log(nothing, [], core={"vfio_create_group": "EMU-023"})
+        agent.taint |= 128
+        rig.check_taint(0)
+    assert clauses_found(rig) == {"EMU-023", "MIG-166", "MIG-167"}
+
+
 def test_a_hung_operation_of_the_device_is_a_finding(rig: Rig, agent: FakeAgent) -> None:
     """Clause: MIG-164."""
     with rig.test("t"):
