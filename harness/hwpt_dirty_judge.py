@@ -237,7 +237,7 @@ class HwptDirtyJudge:
         if not record["flags"] & _NO_CLEAR:
             self._cleared(table, iova, length)
         else:
-            self._seen(table, iova, length, size, after)
+            self._seen(table, iova, length, size, after & ~before)  # the caller's own bits say nothing
 
     def _compare(
         self, index: int, table: _Table, iova: int, length: int, size: int, shown: int, preset: int

@@ -18,6 +18,7 @@ from suites.dirty.experiments_iommu import (
     tracking_begins_clean_and_sees_new_mappings,
 )
 from suites.dirty.random_tracking import random_tracking
+from suites.dirty.tracked_table import MEMORY_BYTES, MockDirtier, TrackedTable
 from suites.iom.experiments_space import copies_share_what_they_copy, what_is_mapped_is_what_is_accessed
 from suites.iom.random_space import CompatBackend, NativeBackend, random_space
 from suites.iom.words import FIRST, PAGE, Core
@@ -121,6 +122,17 @@ def test_each_broken_rule_of_maps_is_caught_by_its_clause(defect, clause):
 )  # fmt: skip
 def test_each_broken_rule_of_dirty_bits_is_caught_by_its_clause(defect, clause):
     assert clause in judged(IommuModel(defect), DIRTY)[1]
+
+
+def test_a_bit_of_the_callers_own_is_no_report():
+    """A page that is never reported is lost (DIRTY-110), not forgotten between two reports (DIRTY-113, 118)."""
+    table = TrackedTable(MockDirtier(), huge=False)
+    table.map(0, MEMORY_BYTES)
+    table.write(0, 4096 * 5)
+    table.report(0, MEMORY_BYTES, keep=True, preset="20")
+    table.report(0, MEMORY_BYTES, keep=True, at=4088)
+    table.report(0, MEMORY_BYTES)
+    assert judged(IommuModel("loses_last"), [table.script.to_json()])[1] == {"DIRTY-110"}
 
 
 def capability(kind: int, following: int, body: bytes) -> bytes:
