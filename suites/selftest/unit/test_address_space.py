@@ -125,7 +125,7 @@ def test_each_broken_rule_of_dirty_bits_is_caught_by_its_clause(defect, clause):
 
 
 def test_a_bit_of_the_callers_own_is_no_report():
-    """A page that is never reported is lost (DIRTY-110), not forgotten between two reports (DIRTY-113, 118)."""
+    """A page that no report shows is lost (DIRTY-110), not forgotten between two (DIRTY-113, DIRTY-118)."""
     table = TrackedTable(MockDirtier(), huge=False)
     table.map(0, MEMORY_BYTES)
     table.write(0, 4096 * 5)
