@@ -217,6 +217,7 @@ class _DirtyJudge:
             if not done:
                 known.unsure |= pages
             elif t0 >= self.started:
+                known.recent.append((t1, pages))
                 if t0 >= max(self.fills.values(), default=t0):  # else it may have landed before the fill
                     self.done[number] = self.done.get(number, 0) | pages
                 for report in self.reports:
@@ -350,7 +351,8 @@ class _DirtyJudge:
             known.written &= ~window
             busy = join(self._grains(known, known.of(e)) for e in under_way)
             unclean |= view.bits(busy)
-            later = self._grains(known, join(p for _, p in known.fresh))
+            known.recent = [(when, p) for when, p in known.recent if when > t0]
+            later = self._grains(known, join(p for _, p in known.fresh + known.recent))
             unsure |= view.bits(known.unsure | busy | later)
             known.fresh = [(when, p & ~seen) for when, p in known.fresh]
             if alone:

@@ -29,6 +29,8 @@ class LoggedRange:
     written: int = 0
     fresh: list[tuple[int, int]] = field(default_factory=list)
     """Writes that have ended: (when, pages); they join `written` with the next report that began later."""
+    recent: list[tuple[int, int]] = field(default_factory=list)
+    """The same with the pages that a report beside the write had: the write may have come after that."""
     touched: int = 0
     """Every page that may have been written since START, in whole pages of the log."""
     clean: int = 0

@@ -71,6 +71,16 @@ def test_a_write_beside_a_report_is_in_it_or_in_the_next() -> None:
         assert clauses(found) == expected
 
 
+def test_a_write_beside_two_reports_may_be_in_a_third() -> None:
+    """It was reported for an earlier write of the page, and may have come behind both reports."""
+    beside = ("other", "dma", write(3), 8, 25, {"done": True})
+    reports = (report(10, 12, 8), report(20, 30, 0), report(40, 41, 8))
+    found = judged(STOP, STARTED, WROTE, *reports[:1], beside, *reports[1:], missing="DIRTY-055")
+    assert not found.violations
+    again = judged(STOP, STARTED, WROTE, *reports[:1], beside, *reports[1:], report(50, 51, 8))
+    assert clauses(again) == {"DIRTY-031"}
+
+
 def test_a_command_that_did_not_end_well_proves_nothing() -> None:
     undone = ("main", "dma", write(3), 4, 5, {"done": False})
     for bits in (0, 8):
