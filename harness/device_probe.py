@@ -16,6 +16,11 @@ Capabilities given:
                     index, plus one, of a region that has it; 0 where none has
 `ioeventfd`         VFIO_DEVICE_IOEVENTFD is supported
 `unmask_eventfd`    INTx can be unmasked by an eventfd
+`gfx`, `gfx_region`, `gfx_dmabuf`
+                    it has planes; of the type that is a region, a dma-buf
+`plane_on`          registers that show a frame buffer, and none: {region, writes, off, width, height}
+`frame_buffer`      index, plus one, of the region that is the frame buffer; `plane_region`: as the plane says
+`gfx_edid`          index, plus one, of the region with the monitor's EDID; `edid_offset`, `edid_max_size`
 `uart`              the class code is that of a 16550, and region 0 its registers
 `scratch`           a register that keeps what is written: {region, off, inverted}
 `irq_source`, `intx_source`, `msi_source`
@@ -44,6 +49,18 @@ _SET_EVENTFD_TRIGGER, _SET_EVENTFD_UNMASK = 0x24, 0x14
 # Registers by the first 32 bits of the configuration space: QEMU's edu (docs/specs/edu.rst).
 _EDU = 0x11E81234
 # An NVMe controller (class 01 08 02): AQA keeps its value while the controller is not enabled.
+# The display of Bochs (QEMU's docs/specs/standard-vga.rst): its registers are words from 0x500 of BAR 2 on.
+_BOCHS = 0x11111234
+_BOCHS_ON: Mapping[str, Any] = {
+    "region": 2, "width": 640, "height": 480, "off": [[0x508, 0]],
+    "writes": [[0x502, 640], [0x504, 480], [0x506, 32], [0x50C, 640], [0x510, 0], [0x512, 0], [0x508, 0x41]],
+}  # fmt: skip
+_PRIMARY_PLANE = 1
+_PLANES = (
+    vfio.VFIO_GFX_PLANE_TYPE_PROBE | vfio.VFIO_GFX_PLANE_TYPE_REGION,
+    vfio.VFIO_GFX_PLANE_TYPE_PROBE | vfio.VFIO_GFX_PLANE_TYPE_DMABUF,
+    vfio.VFIO_GFX_PLANE_TYPE_REGION,
+)
 _NVME_CLASS, _UART_CLASSES = 0x010802, (0x070000, 0x070001, 0x070002)
 
 
@@ -87,8 +104,9 @@ def probe_device(
                       "fds": ["e"]}],
         ["set_irqs", {"fd": "d", "index": _INTX, "start": 0, "count": 1, "flags": _SET_EVENTFD_UNMASK,
                       "fds": ["e"]}],
+        *(["gfx_plane", {"fd": "d", "flags": flags, "plane": _PRIMARY_PLANE}] for flags in _PLANES),
     ])  # fmt: skip
-    config, ioeventfd, _, trigger, unmask = records
+    config, ioeventfd, _, trigger, unmask, *planes = records
     if config["errno"] or int(config["n"]) != size:
         raise LabError(f"{name}: the configuration space cannot be read (errno {config['errno']})")
     data = bytes.fromhex(config["hex"])
@@ -104,6 +122,7 @@ def probe_device(
     result |= {"pci_pm": at.get(_CAP_PM, 0), "pci_msi": at.get(_CAP_MSI, 0), "pci_msix": at.get(_CAP_MSIX, 0),
                "pci_exp": exp, "pci_flr": exp if flr else 0}  # fmt: skip
     result |= _registers(data, regions, result, str(known.get("engine") or ""))
+    result |= _display(data, planes) | _edid(agent, entry, name, regions)
     if known.get("dma_buf"):
         result["dma_buf_region"] = next(
             (n + 1 for n, r in sorted(regions.items()) if n < 6 and r["flags"] & 4 and r["size"] >= 4096), 0
@@ -158,6 +177,39 @@ def _registers(
         result["intx_source"] = source if found["irq_intx"] else None
         result["msi_source"] = source if found["irq_msi"] else None
     return result
+
+
+def _display(config: bytes, planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the answers to `_PLANES` and the ids tell of a display."""
+    in_region, in_dmabuf, plane = planes
+    result: dict[str, Any] = {"gfx_region": not in_region["errno"], "gfx_dmabuf": not in_dmabuf["errno"]}
+    result["gfx"] = result["gfx_region"] or result["gfx_dmabuf"]
+    if result["gfx_region"] and not plane["errno"] and plane["drm_format"]:
+        result["plane_region"] = result["frame_buffer"] = int(plane["region_index"]) + 1
+    elif result["gfx_dmabuf"] and struct.unpack_from("<I", config)[0] == _BOCHS:
+        result |= {"plane_on": dict(_BOCHS_ON), "frame_buffer": 1}
+    return result
+
+
+def _edid(
+    agent: Runner, entry: Mapping[str, Any], name: str, regions: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Where the EDID's region is, and what it says of itself."""
+    for index, region in sorted(regions.items()):
+        caps = bytes.fromhex(region.get("caps_hex") or "")
+        if len(caps) < 16 or struct.unpack_from("=H", caps)[0] != vfio.VFIO_REGION_INFO_CAP_TYPE:
+            continue
+        if struct.unpack_from("=II", caps, 8) != (
+            vfio.VFIO_REGION_TYPE_GFX,
+            vfio.VFIO_REGION_SUBTYPE_GFX_EDID,
+        ):
+            continue
+        [head] = _run(agent, entry, name, [["region_read", {"fd": "d", "region": index, "off": 0, "n": 8}]])
+        if head["errno"] or int(head["n"]) != 8:
+            raise LabError(f"{name}: the EDID's region cannot be read (errno {head['errno']})")
+        offset, most = struct.unpack("<II", bytes.fromhex(head["hex"]))
+        return {"gfx_edid": index + 1, "edid_offset": offset, "edid_max_size": most}
+    return {}
 
 
 def _run(agent: Runner, entry: Mapping[str, Any], name: str, ops: Sequence[list[Any]]) -> list[Any]:

@@ -13,7 +13,7 @@ import threading
 import time
 from threading import get_native_id
 
-from . import ops_dma, ops_engine, ops_io, ops_iommu, ops_mem, ops_proc, ops_vfio, opspec, walk
+from . import ops_dma, ops_engine, ops_gfx, ops_io, ops_iommu, ops_mem, ops_proc, ops_vfio, opspec, walk
 from .actor import Actor, ActorGone
 from .failure import Failure
 from .slots import Context, NoSlot, Slots
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "Overdue", "perform"]
 
 REGISTRY: dict[str, Callable[[Context, dict[str, Any]], Any]] = {}
-for _module in (ops_vfio, ops_dma, ops_engine, ops_iommu, ops_io, ops_mem, ops_proc, walk):
+for _module in (ops_vfio, ops_gfx, ops_dma, ops_engine, ops_iommu, ops_io, ops_mem, ops_proc, walk):
     REGISTRY.update(_module.OPS)
 if REGISTRY.keys() != opspec.SPECS.keys():
     raise ImportError(

@@ -68,6 +68,8 @@ feature: fd:fd flags:u32 payload?:hex argsz?:u32 ptrs?:list
 feature_fd: fd:fd flags:u32 eventfd:fd
 feature_new_fd: fd:fd flags:u32 payload:hex out:slot
 ioeventfd: fd:fd off:u64 value:u64 eventfd:fd flags:u32 argsz?:u32
+gfx_plane: fd:fd flags:u32 plane:u32 argsz?:u32 out?:slot
+gfx_dmabuf: fd:fd id:id out:slot
 set_state: fd:fd state:u32 out?:slot argsz?:u32 fd_in?:int
 get_state: fd:fd argsz?:u32
 data_size: fd:fd

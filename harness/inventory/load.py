@@ -65,6 +65,7 @@ _EMBEDDED: tuple[dict[str, Any], ...] = (
     },
     {"id": "edu-noiommu", "pci": "0000:00:09.0", "profile": "vfio_pci", "noiommu": True},
     {"id": "mdpy0", "mdev": {"parent": "mdpy", "type": "mdpy-vga"}, "profile": "mdpy"},
+    {"id": "mbochs0", "mdev": {"parent": "mbochs", "type": "mbochs-small"}, "profile": "mbochs"},
     {"id": "iommufd-mock", "mock": "iommufd", "profile": "iommufd_mock"},
 )
 

@@ -17,10 +17,12 @@ PROFILE = Profile(
     does_dma=False,
     bus="mdev",
     explanations={
+        "DEV-011": "MDPY_DISPLAY_REGION is 16, where num_regions is 9",
         "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 is missing",
         "DEV-044": "handle_pci_cfg_write() knows the first BAR and ignores every other register",
         "DEV-054": "handle_pci_cfg_write() knows the first BAR and ignores every other register",
         "DEV-100": "mdpy_get_device_info() does not set VFIO_DEVICE_FLAGS_RESET, but mdpy_ioctl() can reset",
+        "DEV-145": "mdpy_query_gfx_plane() sets x_hot and y_hot to 0",
     },
     source="samples/vfio-mdev/mdpy.c",
 )

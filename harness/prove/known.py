@@ -19,6 +19,7 @@ NOT_GOLDEN: Mapping[str, str] = {
     "mtty0": "the kernel's sample driver, which breaks rules of its own",
     "mtty1": "the kernel's sample driver, which breaks rules of its own",
     "mdpy0": "the kernel's sample driver, which breaks rules of its own",
+    "mbochs0": "the kernel's sample driver, which breaks rules of its own",
     "iommufd-mock": "the kernel's mock, which breaks rules of its own",
 }
 """Devices with true findings, each followed to its cause in the profile; any other is a false alarm."""

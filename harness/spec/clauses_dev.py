@@ -20,6 +20,9 @@ _LOW = "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY"
 _WAKE = "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP"
 _DMABUF = "vfio.h, VFIO_DEVICE_FEATURE_DMA_BUF"
 _16550 = "include/uapi/linux/serial_reg.h; PC16550D data sheet, Registers"
+_GFX = "vfio.h, VFIO_DEVICE_QUERY_GFX_PLANE"
+_GFX_DMABUF = "vfio.h, VFIO_DEVICE_GET_GFX_DMABUF"
+_EDID = "vfio.h, struct vfio_region_gfx_edid"
 _SPEC = "PCI Local Bus Specification 3.0, chapter 6"
 _CONFIG = "drivers/vfio/pci/vfio_pci_config.c"
 
@@ -192,6 +195,33 @@ _UART = (
        _16550, "uart", "irq_intx", level="SHOULD"),
     _c(135, "a 16550 does not interrupt for what is not enabled", _16550, "uart", "irq_intx", level="SHOULD"),
 )
+_DISPLAY = (
+    _c(140, "a probe for a type of planes succeeds, or is EINVAL where there is none of the type", _GFX,
+       "gfx", since="v4.16"),
+    _c(141, "QUERY_GFX_PLANE with flags that are no one type of planes is EINVAL",
+       f"{_GFX}: 'Others are invalid and return -EINVAL'", "gfx", since="v4.16"),
+    _c(142, "QUERY_GFX_PLANE with an argsz shorter than the struct is refused", _GFX, "gfx", since="v4.16"),
+    _c(143, "QUERY_GFX_PLANE describes a plane, or tells by zeroes that it is disabled, and succeeds",
+       f"{_GFX}, note 1", "gfx", since="v4.16"),
+    _c(144, "the region of a plane is there, and holds the plane", f"{_GFX}, region_index and size",
+       "gfx_region", since="v4.16"),
+    _c(145, "where there is no hotspot, x_hot and y_hot are 0xFFFFFFFF", f"{_GFX}, note 2", "gfx",
+       level="SHOULD", since="v4.16"),
+    _c(146, "GET_GFX_DMABUF gives a new dma-buf for the id of a plane", _GFX_DMABUF, "gfx_dmabuf", "plane_on",
+       since="v4.16"),
+    _c(147, "GET_GFX_DMABUF is refused for an id that no plane has", _GFX_DMABUF, "gfx_dmabuf", "plane_on",
+       since="v4.16"),
+    _c(148, "the dma-buf of a plane is its frame buffer", f"{_GFX_DMABUF}: 'an exposed guest framebuffer'",
+       "gfx_dmabuf", "plane_on", since="v4.16"),
+    _c(150, "the EDID's place lies in its region, behind the fields",
+       f"{_EDID}, @edid_offset, @edid_max_size", "gfx_edid", since="v4.20"),
+    _c(151, "EDID, its size and the state of the link are what was written",
+       f"{_EDID}, 'EDID update protocol'", "gfx_edid", since="v4.20"),
+    _c(152, "place and greatest size of the EDID and the greatest resolution cannot be written",
+       f"{_EDID}: 'readonly'", "gfx_edid", since="v4.20"),
+    _c(153, "the EDID's size does not become greater than its greatest size", f"{_EDID}, @edid_max_size",
+       "gfx_edid", level="SHOULD", since="v4.20"),
+)
 # fmt: on
 
-CLAUSES = (*_DEVICE, *_REGIONS, *_ACCESS, *_CONFIG_SPACE, *_INTERRUPTS, *_LINE, *_REST, *_UART)
+CLAUSES = (*_DEVICE, *_REGIONS, *_ACCESS, *_CONFIG_SPACE, *_INTERRUPTS, *_LINE, *_REST, *_UART, *_DISPLAY)

@@ -12,6 +12,7 @@ from fixtures.plugin import Case
 from fixtures.rig import Rig
 from suites.dev import (
     experiments_config,
+    experiments_gfx,
     experiments_irqs,
     experiments_regions,
     experiments_rest,
@@ -25,7 +26,7 @@ Experiment = Callable[[Subject], Generator[Bench, Any, None] | Iterator[Bench]]
 
 EXPERIMENTS = (
     *experiments_config.EXPERIMENTS, *experiments_irqs.EXPERIMENTS, *experiments_rest.EXPERIMENTS,
-    *experiments_regions.EXPERIMENTS, *experiments_uart.EXPERIMENTS,
+    *experiments_regions.EXPERIMENTS, *experiments_uart.EXPERIMENTS, *experiments_gfx.EXPERIMENTS,
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Certify:
 
     def __init__(self, lab, out, *arguments, clauses=CLAUSES):
         options = [part for clause in clauses for part in ("--clause", clause)]
-        # A lab of an inventory has devices of its own; of the embedded lab's fifteen one will do.
+        # A lab of an inventory has devices of its own; of the embedded lab's one will do.
         device = () if {"--device", "--lab"} & set(arguments) else ("--device", "mtty0")
         env = {k: v for k, v in os.environ.items() if not k.startswith(("VFIOCERT_", "PYTEST_"))}
         env |= {"PYTHONPATH": str(PROJECT)}
