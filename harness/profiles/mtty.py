@@ -109,8 +109,8 @@ PROFILE = Profile(
             "rxtx.tail then index fifo[16] with any byte; dlab and overrun hold values that no bool has"
         ),
         "MIG-164": (
-            "the cause of MIG-166: bytes written behind fifo[16] reach the mutexes and the pointers to the data "
-            "files, mtty_disable_files() faults on one, and whoever comes next waits for state_mutex"
+            "the cause of MIG-166: bytes written behind fifo[16] reach the mutexes and the pointers to the "
+            "data files, mtty_disable_files() faults on one, and whoever comes next waits for state_mutex"
         ),
         "MIG-167": "the kernel's words of MIG-166 taint",
         "DIRTY-012": _LOG_STUB,
