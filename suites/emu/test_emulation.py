@@ -88,8 +88,8 @@ def test_a_device_made_while_memory_is_short(rig: Rig, case: Case) -> None:
             "EMU-022", status == 0, "it is made", words.decode(errors="replace")[:80] or "it is not there"
         )
         connection.exec(gone, _READ_S)
-        nothing: Any = {"threads": [{"name": "main", "ops": []}]}
-        rig.read_log(nothing, [], core={"vfio_create_group": "EMU-023"})
+        rig.core_reports = {"vfio_create_group": "EMU-023"}
+        rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])
 
     case.run(body)
 

@@ -150,12 +150,12 @@ def test_a_report_the_core_is_known_for_is_a_finding_of_its_own_clause(rig: Rig,
     nothing: dict[str, Any] = {"threads": [{"name": "main", "ops": []}]}
     with rig.test("t"):
         rig.run(get_state_program())
-        agent.log, agent.taint = warning, 512
-        rig.read_log(nothing, [], core={"vfio_create_group": "EMU-023"})
+        agent.log, agent.taint, rig.core_reports = warning, 512, {"vfio_create_group": "EMU-023"}
+        rig.read_log(nothing, [])
         rig.check_taint(0)
         assert clauses_found(rig) == {"EMU-023"}
         agent.log = KASAN
-        rig.read_log(nothing, [], core={"vfio_create_group": "EMU-023"})
+        rig.read_log(nothing, [])
         agent.taint |= 128
         rig.check_taint(0)
     assert clauses_found(rig) == {"EMU-023", "MIG-166", "MIG-167"}
