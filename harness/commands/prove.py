@@ -100,17 +100,19 @@ def prove(
     check_defects(chosen)
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-proof"
     results = _kept(folder, resume, chosen)
-    begun = time.monotonic()
     interrupted = 0
+    took: list[float] = []
     try:
         with _terminable(), (folder / _RESULTS).open("a") as file:
-            for result in _results(chosen, results, seeds, golden, seed, flavour, jobs, limit, tests, folder):
+            for result in _results(
+                chosen, results, seeds, golden, seed, flavour, jobs, limit, tests, folder, took
+            ):
                 results.append(result)
                 file.write(json.dumps(result.as_json()) + "\n")
                 file.flush()
     except KeyboardInterrupt as stop:
         interrupted = int(str(stop) or signal.SIGINT)
-    matrix = build_matrix(chosen, results, _elapsed(folder, time.monotonic() - begun))
+    matrix = build_matrix(chosen, results, _elapsed(folder, sum(took)))
     _write(matrix, folder, write_docs and not interrupted)
     print(text_table(matrix))
     print(f"reports in {folder}: proof.html, proof.md, proof.json")
@@ -122,7 +124,7 @@ def prove(
 
 
 def _elapsed(folder: Path, seconds: float) -> float:
-    """Seconds that this run took, the parts before `--resume` included."""
+    """Seconds that the trials of this run took, those before `--resume` included."""
     path = folder / _ELAPSED
     with contextlib.suppress(OSError, ValueError):
         seconds += float(path.read_text(encoding="ascii"))
@@ -172,8 +174,13 @@ def _results(
     limit: float,
     tests: str,
     folder: Path,
+    took: list[float],
 ) -> Iterator[Result]:
-    """The trials that are still to be run, flavour by flavour."""
+    """The trials that are still to be run, flavour by flavour.
+
+    `took` gets the seconds of each flavour, from the first lab to the last: kernels and modules, which are
+    built once and kept, do not count.
+    """
     done = {result.job for result in kept}
     for kind in ("plain", "debug"):
         if flavour not in (None, kind):
@@ -190,12 +197,15 @@ def _results(
             kernel = obtain_kernel(None, kind, progress)
             todo = [_seeded(job, kernel, progress) for job in todo]
             pool = Pool(min(size, len(todo)), kind, folder, progress)
-        count = 0
-        with pool:
-            for result in pool.run(todo):
-                count += 1
-                print(f"[{count}/{len(todo)}] {_line(result, chosen)}", flush=True)
-                yield result
+        count, begun = 0, time.monotonic()
+        try:
+            with pool:
+                for result in pool.run(todo):
+                    count += 1
+                    print(f"[{count}/{len(todo)}] {_line(result, chosen)}", flush=True)
+                    yield result
+        finally:
+            took.append(time.monotonic() - begun)
 
 
 def _defect_jobs(

@@ -91,7 +91,7 @@ def markdown(matrix: Matrix) -> str:
     out = [
         "# Proof", "",
         f"Written by `{COMMAND}`; do not edit.", "",
-        f"{matrix.summary()}{worst}; the whole took {matrix.elapsed_s / 60:.1f} min.", "",
+        f"{matrix.summary()}{worst}; the trials took {matrix.elapsed_s / 60:.1f} min.", "",
         *_WORDS,
         "", f"Runs without a defect, where any finding not listed here is a false alarm: {runs}.", "",
     ]  # fmt: skip
