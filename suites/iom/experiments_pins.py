@@ -24,8 +24,15 @@ Experiment = Callable[[Subject], Iterator[Script]]
 _TOP = (1 << 64) - 1
 _READ = iommufd.IOMMU_IOAS_MAP_READABLE
 _PARENT = iommufd.IOMMU_HWPT_ALLOC_NEST_PARENT
-_DEEPEST, _TRIES = 24, 7
+_DEEPEST, _TRIES = 24, 10
 """The n-th allocation of an ioctl is made to fail, n being up to the first; so many n are drawn for each."""
+_LITTLE, _USUAL = 32, 65536
+"""Bytes that iommufd may take for its lists of pages: so few that long mappings are done in pieces."""
+
+
+def _lists_of(core: Core, size: int) -> None:
+    """From now on iommufd takes no more for its lists; for the whole kernel, so it has to be put back."""
+    core.io("IOMMU_TEST_OP_SET_TEMP_MEMORY_LIMIT", {"limit": size})
 
 
 def _pin(
@@ -48,7 +55,15 @@ def in_kernel_users_pin_what_is_mapped(subject: Subject) -> Iterator[Script]:
 
     Clauses: IOM-045.
     """
-    core = Core()
+    for size in (_USUAL, _LITTLE):
+        core = Core()
+        _lists_of(core, size)
+        _pinned_by_users(core)
+        _lists_of(core, _USUAL)
+        yield core.script
+
+
+def _pinned_by_users(core: Core) -> None:
     core.memory(pages=32)
     core.ioas("b")
     core.access("acc", flags=MOCK_FLAGS_ACCESS_CREATE_NEEDS_PIN_PAGES)
@@ -80,7 +95,6 @@ def in_kernel_users_pin_what_is_mapped(subject: Subject) -> Iterator[Script]:
     core.ok("IOM-045", core.unmap(0, _TOP, "b"), "nobody holds it any more")
     core.script.op("close", fd="acc")
     core.ok("IOM-007", core.destroy("b"), "the IOAS goes with nobody in it")
-    yield core.script
 
 
 def the_page_of_a_viommu(subject: Subject) -> Iterator[Script]:
@@ -122,14 +136,16 @@ def operations_short_of_memory(subject: Subject) -> Iterator[Script]:
     for prepare, cmd, fields, more in _CASES:
         if cmd in _LATE and not subject.has(_LATE[cmd]):
             continue
-        for nth in sorted({1, *subject.rng.sample(range(2, _DEEPEST), _TRIES - 1)}):
+        for number, nth in enumerate(sorted({1, *subject.rng.sample(range(2, _DEEPEST), _TRIES - 1)})):
             core = Core()
+            _lists_of(core, _LITTLE if number % 2 else _USUAL)
             core.mock()
             core.memory()
             prepare(core)
             first = core.io(cmd, fields, nth=nth, **more)
             again = core.io(cmd, fields, **more)
             core.ok("IOM-012", again, "it succeeds when it is repeated", ((first, "errno", "!=", 0),))
+            _lists_of(core, _USUAL)
             yield core.script
 
 
