@@ -153,6 +153,14 @@ def a_frame_buffer_is_given_as_a_dma_buf(subject: Subject) -> Generator[Bench, J
     yield b
 
 
+def _edid(serial: int) -> bytes:
+    """An EDID 1.4 of one block without any mode: a device may look whether it is one."""
+    head = bytes.fromhex("00ffffffffffff00") + b"\x58\xc3\x01\x00"
+    body = head + serial.to_bytes(4, "little") + bytes((1, 30, 1, 4))
+    body += bytes(_BLOCK - 1 - len(body))
+    return body + bytes((-sum(body) & 0xFF,))
+
+
 def the_monitor_is_what_the_user_writes(subject: Subject) -> Iterator[Bench]:
     """Clauses: DEV-150 to DEV-153."""
     if not subject.has("gfx_edid"):
@@ -178,7 +186,7 @@ def the_monitor_is_what_the_user_writes(subject: Subject) -> Iterator[Bench]:
             b.write(region, off, value)
             after = b.read(region, off)
             b.claim("DEV-152", after, "hex", "==", b.ref(before, "hex"), f"the field at {off} is read-only")
-    blob = subject.rng.randbytes(_BLOCK)
+    blob = _edid(subject.rng.getrandbits(32))
     b.write(region, _LINK_STATE, _DOWN)
     b.claim("DEV-151", b.read(region, _LINK_STATE), "hex", "==", le(_DOWN, 4), "the link is down")
     b.op("region_write", fd="d", region=region, off=offset, hex=blob.hex(), width=4)
