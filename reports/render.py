@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 
 from harness.errors import LabError
-from reports.allure import FOLDER, render_allure
 from reports.disk import write_atomically, write_error
-from reports.html import render_html
-from reports.junit import render_junit
-from reports.ktap import render_ktap
+from reports.formats.allure import FOLDER, render_allure
+from reports.formats.html import render_html
+from reports.formats.junit import render_junit
+from reports.formats.ktap import render_ktap
+from reports.formats.summary import summary_lines
 from reports.models import Run
-from reports.summary import summary_lines
 
 __all__ = ["render_all"]
 

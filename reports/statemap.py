@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.spec.fsm import DIRECT_ARCS
+from harness.spec.arcs import DIRECT_ARCS
 from reports.listing import SYMBOLS
 from reports.models import STATES, ArcResult
 

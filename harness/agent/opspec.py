@@ -3,7 +3,7 @@
 
 One line an operation, `name: arg:type arg?:type`; a question mark makes the argument optional.  The
 controller
-(`harness.program`) and the agent validate against this same table.
+(`harness.program.rendering`) and the agent validate against this same table.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "lab": Entry("harness.commands.lab:app", "the embedded lab by hand: up, down, status, reset, ssh"),
     "devices": Entry(
-        "harness.commands.devices:devices", "devices of the lab, and why one cannot be certified"
+        "harness.commands.devices.command:devices", "devices of the lab, and why one cannot be certified"
     ),
     "clauses": Entry(
         "harness.commands.clauses:clauses", "the clauses of the contract, or one of them in full"
@@ -32,11 +32,13 @@ COMMANDS: dict[str, Entry] = {
     "report": Entry("harness.commands.report:report", "write the reports of a finished run again"),
     "undo": Entry("harness.commands.undo:undo", "put lab hosts back as they were before a run"),
     "prove": Entry(
-        "harness.commands.prove:prove", "seed every known defect and say what catches it; golden devices too"
+        "harness.commands.prove.command:prove",
+        "seed every known defect, say what catches it",
     ),
     "coverage": Entry(
-        "harness.commands.coverage:coverage", "run chapters on a gcov kernel: which of its lines they reach"
+        "harness.commands.coverage.command:coverage",
+        "which lines of the kernel the chapters reach",
     ),
-    "bench": Entry("harness.commands.bench:bench", "measure operations per second of agent and lab"),
+    "bench": Entry("harness.commands.bench.command:bench", "measure operations per second of agent and lab"),
     "new": Entry("harness.commands.new:app", "start a new clause or a new driver profile"),
 }

@@ -16,7 +16,7 @@ import typer
 
 from fixtures.connect import embedded_machine, inventory_of
 from harness import __version__
-from harness.certification import Certification
+from harness.commands.certification import Certification
 from harness.errors import (
     EXIT_CONFORMING,
     EXIT_NO_VERDICT,
@@ -24,11 +24,12 @@ from harness.errors import (
     HarnessError,
     UsageError,
 )
-from harness.inventory import EMBEDDED, select
+from harness.hosts.inventory import EMBEDDED, select
 from harness.progress import open_progress
 from harness.spec.clause import all_clauses, matching
-from reports.records import RunWriter, load_waivers
-from reports.summary import print_summary
+from reports.formats.summary import print_summary
+from reports.waivers import load_waivers
+from reports.writer import RunWriter
 
 __all__ = ["certify", "parse_budget"]
 

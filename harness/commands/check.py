@@ -15,16 +15,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Annotated
 
 import typer
 
+from harness import PROJECT
 from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, UsageError
 
 __all__ = ["CHECKS", "Check", "Outcome", "check", "run_check", "summary_lines"]
 
-ROOT = Path(__file__).resolve().parents[2]
 SILENCE_S = 60.0
 GRACE_S = 90.0
 
@@ -41,7 +40,8 @@ class Check:
 
 
 _PYTEST = ("-m", "pytest", "-q", "--color=no")
-_LAYOUT = "suites/selftest/unit/test_layout.py"
+_SELFTEST = (*_PYTEST, "suites/selftest")
+_LAYOUT = "suites/selftest/test_layout.py"
 
 # In the order they run: what fails fast comes first.
 CHECKS: tuple[Check, ...] = (
@@ -52,10 +52,25 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "unit",
         "self-tests without a lab",
-        (*_PYTEST, "-n", "auto", "--maxprocesses=4", "suites/selftest/unit", f"--ignore={_LAYOUT}"),
+        (
+            *_PYTEST,
+            "-n",
+            "auto",
+            "--maxprocesses=4",
+            "-m",
+            "not lab",
+            "suites/selftest",
+            f"--ignore={_LAYOUT}",
+        ),
         1200,
     ),
-    Check("lab", "self-tests on the embedded lab", (*_PYTEST, "suites/selftest/lab"), 3600, needs_lab=True),
+    Check(
+        "lab",
+        "self-tests on the embedded lab",
+        (*_SELFTEST, "-m", "lab"),
+        3600,
+        needs_lab=True,
+    ),
 )
 
 
@@ -114,7 +129,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _environment() -> dict[str, str]:
     environment = dict(os.environ)
-    paths = [str(ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(PROJECT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     environment["PYTHONUNBUFFERED"] = "1"
     # A run's own options must not change what the checks run.
@@ -126,7 +141,7 @@ def run_check(check: Check, silence_s: float = SILENCE_S) -> Outcome:
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *check.argv],
-        cwd=ROOT,
+        cwd=PROJECT,
         env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

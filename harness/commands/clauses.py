@@ -14,13 +14,13 @@ from typing import Annotated
 
 import typer
 
+from harness import PROJECT
 from harness.errors import UsageError
 from harness.profiles import load_profile, profile_names
 from harness.spec.clause import Clause, all_clauses
 
 __all__ = ["clauses", "clauses_document", "generated_documents", "profiles_document", "select"]
 
-ROOT = Path(__file__).resolve().parents[2]
 _NOTE = "<!-- SPDX-License-Identifier: Apache-2.0 -->\n<!-- Made by `./vfiocert clauses --write-docs`. -->\n"
 
 
@@ -110,8 +110,8 @@ def profiles_document() -> str:
 def generated_documents() -> dict[Path, str]:
     """Path and text of every document that is made from the tables."""
     return {
-        ROOT / "docs" / "clauses.md": clauses_document(),
-        ROOT / "docs" / "profiles.md": profiles_document(),
+        PROJECT / "docs" / "clauses.md": clauses_document(),
+        PROJECT / "docs" / "profiles.md": profiles_document(),
     }
 
 
@@ -130,7 +130,7 @@ def clauses(
             raise UsageError("--write-docs takes no clause and no --json: it writes the documents whole")
         for path, text in generated_documents().items():
             path.write_text(text, encoding="utf-8")
-            print(path.relative_to(ROOT))
+            print(path.relative_to(PROJECT))
         return
     chosen = select(patterns or ())
     if as_json:

@@ -14,13 +14,13 @@ from typing import Annotated
 
 import typer
 
+from harness import PROJECT
 from harness.errors import UsageError
 from harness.profiles import profile_names
 from harness.spec.clause import all_clauses
 
 __all__ = ["app", "insert_clause", "profile_source"]
 
-ROOT = Path(__file__).resolve().parents[2]
 PROJECT_OPTION_HELP = "the project's folder (default: this one)"
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -76,7 +76,9 @@ def clause(
         typer.Option("--needs", help="capability the device must have (repeatable)"),
     ] = None,
     since: Annotated[str, typer.Option("--since", help="kernel version, for the reader")] = "v5.18",
-    project: Annotated[Path, typer.Option("--project", show_default=False, help=PROJECT_OPTION_HELP)] = ROOT,
+    project: Annotated[
+        Path, typer.Option("--project", show_default=False, help=PROJECT_OPTION_HELP)
+    ] = PROJECT,
 ) -> None:
     """Add a clause to its chapter, marked as untested until an experiment holds it."""
     known = all_clauses()
@@ -85,7 +87,7 @@ def clause(
     if any(c.id == id for c in known):
         free = max(int(c.id[4:]) for c in known if c.chapter == id[:3]) + 1
         raise UsageError(f"ID='{id}' is taken, and ids are never reused; free: {id[:3]}-{free:03d} and above")
-    path = project / "harness" / "spec" / f"clauses_{id[:3].lower()}.py"
+    path = project / "harness" / "spec" / "clauses" / f"{id.partition('-')[0].lower()}.py"
     if not path.is_file():
         chapters = ", ".join(sorted({c.chapter for c in known}))
         raise UsageError(f"ID='{id}': there is no chapter {id[:3]} ({chapters}); no file {path}")
@@ -142,7 +144,9 @@ def profile(
     ] = "",
     bus: Annotated[Bus, typer.Option("--bus", help="the bus its devices are on")] = Bus.pci,
     dma: Annotated[bool, typer.Option("--dma/--no-dma", help="whether the device does DMA")] = True,
-    project: Annotated[Path, typer.Option("--project", show_default=False, help=PROJECT_OPTION_HELP)] = ROOT,
+    project: Annotated[
+        Path, typer.Option("--project", show_default=False, help=PROJECT_OPTION_HELP)
+    ] = PROJECT,
 ) -> None:
     """Start the profile of a driver: one new file, nothing else to edit."""
     name = module.replace("-", "_")

@@ -13,7 +13,7 @@ import typer
 
 from fixtures.connect import embedded_machine, open_rig
 from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, UsageError
-from harness.inventory import EMBEDDED
+from harness.hosts.inventory import EMBEDDED
 from harness.progress import open_progress
 from reports.listing import program_lines
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from reports.records import read_run
+from reports.formats.summary import print_summary
 from reports.render import render_all
-from reports.summary import print_summary
+from reports.writer import read_run
 
 __all__ = ["report"]
 

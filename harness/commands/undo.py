@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.commands.reach import Reach, gone, reaches
+from fixtures.reach import Reach, gone, reaches
 from harness.errors import LabError, VfiocertError
-from harness.host import Host
-from harness.inventory import EMBEDDED, load_inventory
+from harness.hosts.host import Host
+from harness.hosts.inventory import EMBEDDED, load_inventory
 
 __all__ = ["undo"]
 

@@ -27,7 +27,7 @@ from functools import cache
 from typing import Any, Literal
 
 from harness.errors import HarnessError
-from harness.script import Script
+from harness.program.script import Script
 
 __all__ = [
     "Engine",

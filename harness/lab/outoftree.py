@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from harness import PROJECT
 from harness.errors import LabError, UsageError
 from harness.lab.kernel import KernelBuild
 from harness.lab.modfile import read_module, write_indexes
@@ -25,7 +26,7 @@ _RECIPE = 1
 _BUILD_TIMEOUT_S = 600.0
 _SOURCE = re.compile(r".*\.[chS]|Kbuild|Makefile")
 
-_REFERENCE = Path(__file__).resolve().parent.parent.parent / "fixtures" / "reference"
+_REFERENCE = PROJECT / "fixtures" / "reference"
 REFERENCE_MODULES = {"vfiocert_ref": _REFERENCE / "mdev", "edu_vfio_pci": _REFERENCE / "edu"}
 """Source folders of the reference devices' modules, by the module's name."""
 

@@ -20,8 +20,8 @@ _ID = re.compile(r"[A-Z]{3,5}-\d{3}")
 class Clause:
     """One rule.
 
-    `needs` names capabilities that PROBE must have shown (see `harness.oracle.applicable`); `since` is for
-    the reader only; `untested` says why a clause has no check yet, and is the only excuse.
+    `needs` names capabilities that PROBE must have shown (see `harness.oracle.judge.applicable`); `since` is
+    for the reader only; `untested` says why a clause has no check yet, and is the only excuse.
     """
 
     id: str
@@ -51,14 +51,13 @@ class Clause:
 def all_clauses() -> tuple[Clause, ...]:
     """Every clause of every chapter, in order of id; a duplicate id is an error.
 
-    A chapter is a file `clauses_*.py` beside this one, with `CLAUSES`.
+    They stand in the files of `harness/spec/clauses/`, each with `CLAUSES`.
     """
-    import harness.spec
+    import harness.spec.clauses
 
     found: list[Clause] = []
-    for _, name, _ in pkgutil.iter_modules(harness.spec.__path__):
-        if name.startswith("clauses_"):
-            found += importlib.import_module(f"harness.spec.{name}").CLAUSES
+    for _, name, _ in pkgutil.iter_modules(harness.spec.clauses.__path__):
+        found += importlib.import_module(f"harness.spec.clauses.{name}").CLAUSES
     clauses = sorted(found, key=lambda c: c.id)
     ids = [c.id for c in clauses]
     if len(set(ids)) != len(ids):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Experiments on the cdev: before BIND, BIND, ATTACH and DETACH, and what their structs must look like.
 
-What may succeed is known to `harness.ownership_rules`; an experiment only has to bring it about.
+What may succeed is known to `harness.oracle.ownership_rules`; an experiment only has to bring it about.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from fixtures.subject import Subject
 from harness.uapi import vfio
-from suites.acc.history import History
-from suites.mig.subject import Subject
+from suites.acc.program import History
 
 __all__ = ["EXPERIMENTS"]
 

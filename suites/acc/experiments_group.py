@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fixtures.subject import Subject
 from harness.uapi import vfio
-from suites.acc.history import History
-from suites.mig.subject import Subject
+from suites.acc.program import History
 
 __all__ = ["EXPERIMENTS"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from suites.acc.history import MAIN, History
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from suites.acc.program import MAIN, History
 
 __all__ = ["EXPERIMENTS"]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-from harness.script import FEATURE_GET, FEATURE_SET, Script
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.program.script import FEATURE_GET, FEATURE_SET, Script
 
 __all__ = ["EXPERIMENTS", "PLAIN"]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random histories: several processes open, bind, attach, pass on, close and die, one after the other.
 
-What is drawn need not be legal: `harness.ownership_rules` knows which of it must succeed and which must be
-refused.  Every history ends with everybody gone, and then the device must be free.
+What is drawn need not be legal: `harness.oracle.ownership_rules` knows which of it must succeed and which
+must be refused.  Every history ends with everybody gone, and then the device must be free.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import copy
 from dataclasses import dataclass, field
 from random import Random
 
-from suites.acc.history import MAIN, History
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from suites.acc.program import MAIN, History
 
 __all__ = ["contest", "history", "turmoil"]
 

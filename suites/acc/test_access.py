@@ -9,9 +9,9 @@ import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
+from fixtures.subject import Subject
 from suites.acc import experiments_cdev, experiments_group, experiments_references
-from suites.acc.history import History
-from suites.mig.subject import Subject
+from suites.acc.program import History
 
 Experiment = Callable[[Subject], Iterator[History]]
 

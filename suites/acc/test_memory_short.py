@@ -16,8 +16,8 @@ from typing import Any
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
-from harness.script import Script
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.program.script import Script
 
 __all__ = ["programs"]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from harness.device_probe import capability_offsets
-from suites.dev.bench import CONFIG, Bench, le
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.probes.device import capability_offsets
+from suites.dev.program import CONFIG, Bench, le
 
 __all__ = ["EXPERIMENTS"]
 

@@ -10,10 +10,10 @@ import errno
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from harness.judgement import Judgement
+from fixtures.subject import Subject
+from harness.oracle.judgement import Judgement
 from harness.uapi import vfio
-from suites.dev.bench import Bench, le
-from suites.mig.subject import Subject
+from suites.dev.program import Bench, le
 
 __all__ = ["EXPERIMENTS"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from suites.dev.bench import CONFIG, INTX, MSI, MSIX, Bench
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from suites.dev.program import CONFIG, INTX, MSI, MSIX, Bench
 
 __all__ = ["EXPERIMENTS"]
 

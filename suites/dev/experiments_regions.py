@@ -7,9 +7,9 @@ import struct
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from harness.judgement import Judgement
-from suites.dev.bench import CONFIG, Bench, le
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.oracle.judgement import Judgement
+from suites.dev.program import CONFIG, Bench, le
 
 __all__ = ["EXPERIMENTS"]
 

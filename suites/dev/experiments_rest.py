@@ -6,10 +6,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from harness.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET
+from fixtures.subject import Subject
+from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET
 from harness.uapi import vfio
-from suites.dev.bench import CONFIG, INTX, Bench, le
-from suites.mig.subject import Subject
+from suites.dev.program import CONFIG, INTX, Bench, le
 
 __all__ = ["EXPERIMENTS"]
 

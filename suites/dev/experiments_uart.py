@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from suites.dev.bench import INTX, Bench, le
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from suites.dev.program import INTX, Bench, le
 
 __all__ = ["EXPERIMENTS"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
+from fixtures.subject import Subject
 from suites.dev import (
     experiments_config,
     experiments_gfx,
@@ -18,8 +19,7 @@ from suites.dev import (
     experiments_rest,
     experiments_uart,
 )
-from suites.dev.bench import Bench
-from suites.mig.subject import Subject
+from suites.dev.program import Bench
 
 Experiment = Callable[[Subject], Generator[Bench, Any, None] | Iterator[Bench]]
 

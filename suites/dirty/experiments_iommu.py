@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd
 from suites.dirty.tracked_table import MEMORY_BYTES, MockDirtier, TrackedTable, iommu
-from suites.mig.subject import Subject
 
 __all__ = ["EXPERIMENTS"]
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from harness.dirty_pages import PAGE
-from harness.script import Script
-from harness.spec.fsm import PRE_COPY_STATES, S, State
+from fixtures.subject import Subject
+from harness.program.pages import PAGE
+from harness.program.script import Script
+from harness.spec.arcs import PRE_COPY_STATES, S, State
 from suites.dirty.experiments_log_interface import Experiment
-from suites.dirty.logged_script import FILL, MEM, LoggedScript, engine_of
-from suites.mig.subject import Subject
+from suites.dirty.program import FILL, MEM, LoggedScript, engine_of
 
 __all__ = ["EXPERIMENTS"]
 

@@ -7,11 +7,11 @@ import struct
 from collections.abc import Callable, Iterator
 from errno import EFAULT
 
-from harness.dirty_pages import PAGE
-from harness.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
-from harness.spec.fsm import SAVING_GROUP, S, State
-from suites.dirty.logged_script import LoggedScript
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.program.pages import PAGE
+from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
+from harness.spec.arcs import SAVING_GROUP, S, State
+from suites.dirty.program import LoggedScript
 
 __all__ = ["EXPERIMENTS", "OWN_SESSION", "Experiment"]
 

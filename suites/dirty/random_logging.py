@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.dirty_pages import PAGE
-from harness.spec.fsm import S
-from suites.dirty.logged_script import LoggedScript
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.program.pages import PAGE
+from harness.spec.arcs import S
+from suites.dirty.program import LoggedScript
 
 __all__ = ["random_program", "reports_beside_dma", "reports_beside_reports"]
 

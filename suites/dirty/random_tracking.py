@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from harness.script import Script
+from harness.program.script import Script
 from suites.dirty.tracked_table import MEMORY_BYTES, MockDirtier, TrackedTable
 
 __all__ = ["random_tracking"]

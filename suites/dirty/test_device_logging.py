@@ -7,12 +7,12 @@ import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
+from fixtures.subject import Subject
+from fixtures.traffic_runs import run_traffic
 from suites.dirty import experiments_log_content, experiments_log_interface
 from suites.dirty.experiments_log_interface import Experiment
-from suites.dirty.logged_script import engine_of
+from suites.dirty.program import engine_of
 from suites.dirty.random_logging import random_program, reports_beside_dma, reports_beside_reports
-from suites.mig.subject import Subject
-from suites.traffic_runs import run_traffic
 
 RANDOM_PROGRAMS = 40
 RANDOM_PROGRAMS_SLOW = 3

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from harness.script import Script
+from harness.program.script import Script
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import MOCK_APERTURE_LAST, MOCK_APERTURE_START, MOCK_PAGE_SIZE
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from fixtures.subject import Subject
 from harness.engines import load_engine
-from harness.script import Script
-from suites.mig.subject import Subject
+from harness.program.script import Script
 
 __all__ = ["CAP_SYS_RAWIO", "EXPERIMENTS", "everything_but", "opened"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.script import Script
+from harness.program.script import Script
 from harness.uapi import vfio
 from suites.emu.experiments_emulated import CAP_SYS_RAWIO
 

@@ -12,7 +12,7 @@ import pytest
 from fixtures.plugin import Case
 from fixtures.rig import Rig
 from harness.errors import LabError
-from harness.script import Script
+from harness.program.script import Script
 from harness.uapi import vfio
 from suites.emu import experiments_emulated, experiments_noiommu
 from suites.sel.matching import NO_DRIVER

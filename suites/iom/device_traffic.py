@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fixtures.subject import Subject
 from harness.engines import load_engine
-from suites.iom.words import FIRST, PAGE, Core
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, PAGE, Core
 
 __all__ = ["traffic_program"]
 

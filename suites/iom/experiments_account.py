@@ -6,10 +6,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd
-from suites.iom.words import FIRST, PAGE, RW_FIXED, Core
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, PAGE, RW_FIXED, Core
 
 __all__ = ["EXPERIMENTS"]
 

@@ -7,10 +7,10 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd
-from suites.iom.words import FIRST, NOTHING, PAGE, RW_FIXED, Core
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, NOTHING, PAGE, RW_FIXED, Core
 
 __all__ = ["EXPERIMENTS"]
 

@@ -8,15 +8,15 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import (
     IOMMU_VIOMMU_TYPE_SELFTEST,
     MOCK_FLAGS_ACCESS_CREATE_NEEDS_PIN_PAGES,
     MOCK_FLAGS_ACCESS_WRITE,
 )
-from suites.iom.words import FIRST, PAGE, Core
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, PAGE, Core
 
 __all__ = ["EXPERIMENTS"]
 

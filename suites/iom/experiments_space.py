@@ -6,11 +6,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import MOCK_APERTURE_LAST, MOCK_APERTURE_START
-from suites.iom.words import FIRST, PAGE, RW, Core
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, PAGE, RW, Core
 
 __all__ = ["EXPERIMENTS"]
 

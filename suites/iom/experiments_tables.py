@@ -8,7 +8,8 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import (
     IOMMU_HW_INFO_SELFTEST_REGVAL,
@@ -19,8 +20,7 @@ from harness.uapi.iommufd_test import (
     IOMMU_TEST_IOTLB_DEFAULT,
     MOCK_FLAGS_DEVICE_PASID,
 )
-from suites.iom.words import FIRST, NOTHING, PAGE, Core
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, NOTHING, PAGE, Core
 
 __all__ = ["EXPERIMENTS", "NESTED", "nested"]
 

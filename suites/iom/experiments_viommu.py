@@ -7,7 +7,8 @@ import errno
 import struct
 from collections.abc import Callable, Iterator
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import (
     IOMMU_HW_QUEUE_TYPE_SELFTEST,
@@ -19,8 +20,7 @@ from harness.uapi.iommufd_test import (
     MOCK_FLAGS_DEVICE_PASID,
 )
 from suites.iom.experiments_tables import nested
-from suites.iom.words import FIRST, PAGE, Core
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, PAGE, Core
 
 __all__ = ["EXPERIMENTS"]
 

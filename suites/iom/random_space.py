@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from suites.iom.words import FIRST, PAGE, RW, Core
+from suites.iom.program import FIRST, PAGE, RW, Core
 
 __all__ = ["Backend", "CompatBackend", "NativeBackend", "random_space"]
 

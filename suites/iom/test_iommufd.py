@@ -17,8 +17,8 @@ from suites.iom import (
 )
 from suites.iom.device_traffic import traffic_program
 from suites.iom.experiments_format import Experiment
+from suites.iom.program import Core
 from suites.iom.random_space import NativeBackend, random_space
-from suites.iom.words import Core
 
 RANDOM_PROGRAMS = 45
 RANDOM_PROGRAMS_OF_A_DEVICE = 8

@@ -6,11 +6,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import iommufd, vfio
-from suites.iom.words import FIRST, PAGE, Core
-from suites.leg.words import INFO_BYTES
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, PAGE, Core
+from suites.leg.program import INFO_BYTES
 
 __all__ = ["EXPERIMENTS"]
 

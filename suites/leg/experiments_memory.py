@@ -6,11 +6,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from harness.uapi import vfio
-from suites.iom.words import FIRST, PAGE
-from suites.leg.words import Container
-from suites.mig.subject import Subject
+from suites.iom.program import FIRST, PAGE
+from suites.leg.program import Container
 
 __all__ = ["EXPERIMENTS"]
 

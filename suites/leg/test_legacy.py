@@ -9,11 +9,11 @@ from fixtures.plugin import Case
 from fixtures.rig import Rig
 from harness.uapi import vfio
 from suites.iom.device_traffic import traffic_program
+from suites.iom.program import Core
 from suites.iom.random_space import CompatBackend, random_space
-from suites.iom.words import Core
 from suites.leg import experiments_compat, experiments_container, experiments_memory
 from suites.leg.experiments_container import Experiment
-from suites.leg.words import Container, Type1Backend
+from suites.leg.program import Container, Type1Backend
 
 RANDOM_PROGRAMS = 6
 """On each of the backends."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from harness.script import Script
-from harness.spec.fsm import SAVING_GROUP, S, State, path
-from suites.mig.subject import Failing, Subject
+from fixtures.subject import Failing, Subject
+from harness.program.script import Script
+from harness.spec.arcs import SAVING_GROUP, S, State, path
 
 __all__ = ["EXPERIMENTS"]
 

@@ -11,9 +11,9 @@ import errno
 import struct
 from collections.abc import Iterator
 
-from harness.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
-from harness.spec.fsm import OUT_OF_RANGE, SAVING_GROUP, S, path
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
+from harness.spec.arcs import OUT_OF_RANGE, SAVING_GROUP, S, path
 
 GET, SET, PROBE = FEATURE_GET, FEATURE_SET, FEATURE_PROBE
 MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE, PRECOPY_INFO_V2 = 1, 2, 9, 12

@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from harness.script import Script
-from harness.spec.fsm import S
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.program.script import Script
+from harness.spec.arcs import S
 
 MAX = 1 << 26
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.dirty_pages import PAGE
-from harness.script import Script
-from harness.spec.fsm import S, State
-from suites.mig.subject import Subject
-from suites.traffic_script import TrafficScript, engine_of
+from fixtures.subject import Subject
+from fixtures.traffic_script import TrafficScript, engine_of
+from harness.program.pages import PAGE
+from harness.program.script import Script
+from harness.spec.arcs import S, State
 
 __all__ = ["EXPERIMENTS", "OWN_SESSION"]
 

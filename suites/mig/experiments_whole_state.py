@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.script import Script
-from harness.spec.fsm import S
+from fixtures.subject import Subject
+from harness.program.script import Script
+from harness.spec.arcs import S
 from suites.mig.experiments_interface import open_device
-from suites.mig.subject import Subject
 
 __all__ = ["EXPERIMENTS", "OWN_SESSION"]
 

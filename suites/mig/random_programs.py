@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.script import Script
-from harness.spec.fsm import OUT_OF_RANGE, S
-from suites.mig.subject import Subject
+from fixtures.subject import Subject
+from harness.program.script import Script
+from harness.spec.arcs import OUT_OF_RANGE, S
 
 __all__ = ["BATCH", "concurrent_program", "decode", "race_program"]
 

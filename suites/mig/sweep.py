@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from harness.script import Script
-from harness.spec.fsm import Mig, S, states
+from harness.program.script import Script
+from harness.spec.arcs import Mig, S, states
 
 __all__ = ["sweep_programs", "sweep_targets"]
 

@@ -9,14 +9,14 @@ import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
-from harness.script import Script
+from fixtures.subject import Subject
+from harness.program.script import Script
 from suites.mig import (
     experiments_failing,
     experiments_interface,
     experiments_stream,
     experiments_whole_state,
 )
-from suites.mig.subject import Subject
 
 Experiment = Callable[[Subject], Iterator[Script]]
 

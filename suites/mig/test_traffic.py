@@ -7,9 +7,9 @@ import pytest
 
 from fixtures.plugin import Case
 from fixtures.rig import Rig
+from fixtures.traffic_runs import run_traffic
 from suites.mig import experiments_traffic
 from suites.mig.experiments_traffic import Experiment
-from suites.traffic_runs import run_traffic
 
 
 @pytest.mark.parametrize("experiment", experiments_traffic.EXPERIMENTS, ids=lambda e: str(e.__name__))

@@ -10,7 +10,7 @@ from typing import Any
 from fixtures.plugin import Case
 from fixtures.rig import Rig
 from harness.errors import LabError
-from harness.selection import Alias, Choice, choose, ids_of, is_modalias, others, parse_aliases
+from harness.hosts.driver_choice import Alias, Choice, choose, ids_of, is_modalias, others, parse_aliases
 from suites.sel.matching import NO_DRIVER, Matching, Move, random_moves
 
 _READ_S = 30.0

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One trial: a device with one defect (or none) on a fresh lab, tried by the suites; a process of its own.
+
+What happens is appended to a file, a JSON line an event, so that a killed trial has said what it saw:
+
+    {"event": "fresh"}                                    the lab is as its snapshot: time counts from here
+    {"event": "seen", "clause", "test", "s", "programs", "expected", "observed"}   the first of a clause
+    {"event": "test", "test", "s", "programs", "lab_error"}                        a test has ended
+    {"event": "finding", "clause", "program", ...}                                 the short case
+    {"event": "fault", "message", "bug"}                                           the lab failed, or we
+    {"event": "end", "s", "tests", "planned", "why"}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from fixtures.plugin import RESULT, TEST, WATCH
+from fixtures.rig import Rig
+from harness.commands.certification import suite_arguments
+from harness.commands.prove.defects import Defect
+from harness.errors import LabError, VfiocertError
+from harness.hosts.inventory import EMBEDDED
+from harness.lab.embedded import attach
+from harness.oracle.judgement import Violation
+
+__all__ = ["BUDGET_S", "DEPTH", "Job", "Mode", "run_trial"]
+
+BUDGET_S, DEPTH = 120.0, 5
+"""What `certify` takes without --budget and --depth."""
+
+
+Mode = Literal["catch", "named", "chapter", "all"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to try: `defect` on its device, or the golden `device`, with a seed.
+
+    The tests that name the broken clause come first.  `mode` says when a trial ends once the clause is
+    violated: at once (catch), after the quick ones of those tests (named), after the quick ones of its
+    chapter (chapter), or never: all tests run, in the order of `certify` (all).  `seeding` is what `--defect`
+    of the plugin takes.
+    """
+
+    device: str
+    seed: int
+    defect: Defect | None = None
+    mode: Mode = "named"
+    seeding: tuple[str, ...] = ()
+    limit_s: float = 60.0
+    flavour: str = "plain"
+
+    @property
+    def name(self) -> str:
+        """What the trial's files are called."""
+        subject = self.defect.name if self.defect else f"golden-{self.device}"
+        return f"{subject}-{self.seed}-{self.mode}-{self.flavour}"
+
+
+class Trial:
+    """The pytest plugin of a trial, and its `Watch`."""
+
+    def __init__(self, job: Job, say: Callable[..., None], begun: float) -> None:
+        self.job, self.say, self.begun = job, say, begun
+        self.seen_clauses: set[str] = set()
+        self.programs = 0
+        self.tests = self.planned = 0
+        self._test = ""
+        self._shrunk = False
+
+    def elapsed(self) -> float:
+        """Seconds since the lab was fresh."""
+        return time.monotonic() - self.begun
+
+    # -- fixtures.rig.Watch
+    def seen(self, rig: Rig, violation: Violation) -> None:
+        """Note the first violation of each clause."""
+        if violation.clause in self.seen_clauses:
+            return
+        self.seen_clauses.add(violation.clause)
+        self.say(
+            "seen", clause=violation.clause, test=self._test, s=round(self.elapsed(), 3),
+            programs=self.programs + rig.programs, expected=str(violation.expected)[:300],
+            observed=str(violation.observed)[:300],
+        )  # fmt: skip
+        if self.job.mode == "catch" and self._is_broken(violation.clause):
+            self.finish("caught")
+
+    def keeps(self, violation: Violation) -> bool:
+        """One finding of the broken clause is evidence enough; a golden device has none to keep back."""
+        if self.job.defect is None:
+            return True
+        return self._is_broken(violation.clause) and not self._shrunk
+
+    def shrinks(self, violation: Violation) -> bool:
+        """Only the case that the matrix shows is made short."""
+        self._shrunk = True
+        return self.job.mode != "catch"
+
+    def _is_broken(self, clause: str) -> bool:
+        return self.job.defect is not None and clause == self.job.defect.clause
+
+    def finish(self, why: str) -> None:
+        """End the process at once: the lab goes back to its snapshot, there is nothing to put back."""
+        self.say("end", s=round(self.elapsed(), 3), tests=self.tests, planned=self.planned, why=why)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    # -- pytest hooks
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """No terminal output."""
+        reporter = config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None:
+            config.pluginmanager.unregister(reporter)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """The tests that are there for the clause first, then its chapter, then as `certify` has them."""
+        self.planned = len(items)
+        defect = self.job.defect
+        if defect is None or self.job.mode == "all":
+            return
+
+        def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+            return not self._names_it(item), not _is_quick(item), not self._is_near(item)
+
+        items.sort(key=place)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Once the clause is violated, a trial ends with the tests that its mode wants."""
+        defect, mode = self.job.defect, self.job.mode
+        if defect is None or mode == "all" or defect.clause not in self.seen_clauses:
+            return
+        wanted = self._is_near(item) if mode == "chapter" else self._names_it(item)
+        if not wanted or not _is_quick(item):
+            self.finish("caught")
+
+    def _names_it(self, item: pytest.Item) -> bool:
+        defect = self.job.defect
+        return defect is not None and defect.clause in _about(item).get("named", ())
+
+    def _is_near(self, item: pytest.Item) -> bool:
+        defect = self.job.defect
+        return defect is not None and item.path.parent.name == defect.clause.partition("-")[0].lower()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Name what runs now."""
+        self._test = nodeid.rpartition("::")[2]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what a test said when it ended; past the limit, it was the last."""
+        if report.when == "setup" and report.failed:
+            self._failed(report)
+        if report.when != "call":
+            return
+        self.tests += 1
+        found = dict(report.user_properties).get(RESULT)
+        if found is None:
+            if report.failed:
+                self._failed(report)
+            return
+        record = json.loads(str(found))
+        self.programs += int(record["programs"])
+        self.say(
+            "test", test=record["test"], s=round(self.elapsed(), 3), programs=self.programs,
+            lab_error=record["lab_error"][:500],
+        )  # fmt: skip
+        for finding in record["findings"]:
+            if self.job.defect is None or self._is_broken(finding["clause"]):
+                self.say("finding", **finding)
+        if self.elapsed() > self.job.limit_s:
+            self.finish("limit")
+
+    def _failed(self, report: pytest.TestReport) -> None:
+        error = json.loads(str(dict(report.user_properties).get("vfiocert-error", "null")))
+        lines = report.longreprtext.strip().splitlines() or ["?"]
+        self.say("fault", message=(error[1] if error else lines[-1])[:500], bug=not error)
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    """Experiments are, the searches beside them are not."""
+    return "experiment" in getattr(getattr(item, "callspec", None), "params", {})
+
+
+def _about(item: pytest.Item) -> dict[str, Any]:
+    about = dict(item.user_properties).get(TEST)
+    return dict(json.loads(str(about))) if about else {}
+
+
+def run_trial(job: Job, lab_name: str, folder: Path) -> None:
+    """Bring the lab back from its snapshot and try the device; everything is said in `folder`.
+
+    Call it in a forked child: it ends the process.
+    """
+    with (folder / "events.jsonl").open("a", buffering=1) as file:
+
+        def say(event: str, **values: Any) -> None:
+            file.write(json.dumps({"event": event, **values}) + "\n")
+
+        try:
+            attach(lab_name).reset()
+            say("fresh")
+            trial = Trial(job, say, time.monotonic())
+            args = suite_arguments(
+                [job.device], folder, lab=EMBEDDED, depth=DEPTH, budget_s=BUDGET_S, seed=job.seed
+            )
+            args += ["--lab-name", lab_name, "-p", "no:xdist"]
+            for seeding in job.seeding:
+                args += ["--defect", seeding]
+            plugin = _Named(trial)
+            status = pytest.main(args, plugins=[plugin])
+            if status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
+                say("fault", message=f"pytest ended with status {int(status)}", bug=True)
+            trial.finish("done")
+        except LabError as error:
+            say("fault", message=str(error)[:500], bug=False)
+        except VfiocertError as error:
+            say("fault", message=str(error)[:500], bug=True)
+        except BaseException:  # the process ends here, whatever it was
+            traceback.print_exc()
+            say("fault", message=traceback.format_exc().strip().splitlines()[-1][:500], bug=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+class _Named:
+    """Registers a trial under the name by which the rig looks for who watches it."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """The trial becomes a plugin."""
+        config.pluginmanager.register(self.trial, WATCH)

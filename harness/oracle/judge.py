@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The oracle: a pure function from (capabilities, program, trace) to what was checked and what was broken.
+
+Two mechanisms.  The *tracker* knows the migration state machine and the life of data fds, and judges every
+operation of every program by it.  *Claims* are comparisons that a program carries with it as data, for what
+only its author knows (this digest must equal that one).  Both can be recomputed offline from a saved trace.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.oracle.access import judge_ownership
+from harness.oracle.address_space import judge_address_spaces
+from harness.oracle.device import judge_device
+from harness.oracle.dma_log import judge_dirty
+from harness.oracle.iommu_dirty import judge_hwpt_dirty
+from harness.oracle.judgement import Judgement, Violation
+from harness.oracle.migration import Tracker
+from harness.oracle.races import judge_concurrent
+from harness.spec.arcs import Mig
+from harness.spec.clause import Clause
+
+__all__ = ["Judgement", "Violation", "applicable", "judge"]
+
+Record = Mapping[str, Any]
+Records = Mapping[tuple[str | None, int], Record]
+"""Trace records by thread (None: the main thread) and index."""
+
+
+def migration_flags(capabilities: Mapping[str, Any]) -> Mig:
+    """The declared migration features as flags; `capabilities["migration"]` lists their names."""
+    flags = Mig(0)
+    for name in capabilities.get("migration") or ():
+        flags |= Mig[name]
+    return flags
+
+
+_SPECIAL = {"noiommu": "one without an IOMMU", "vf_token_pair": "a VF that needs its PF's token"}
+"""Devices that a program cannot just open, by capability: only clauses that need it speak of them."""
+
+
+def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
+    """Why the clause does not apply to a device with these probed capabilities; '' when it does."""
+    if capabilities.get("mock") and not clause.mock:
+        return f"it speaks of VFIO devices, and here {capabilities['mock']}"
+    for kind, words in _SPECIAL.items():
+        if capabilities.get(kind) and kind not in clause.needs:
+            return f"it speaks of devices that a cdev gives to anyone, and here is {words}"
+    flags = migration_flags(capabilities)
+    has = {
+        "migration": bool(flags),
+        "p2p": bool(flags & Mig.P2P),
+        "pre_copy": bool(flags & Mig.PRE_COPY),
+        "lacks_optional_state": flags & (Mig.P2P | Mig.PRE_COPY) != Mig.P2P | Mig.PRE_COPY,
+    }
+    for need in clause.needs:
+        present = has[need] if need in has else bool(capabilities.get(need))
+        if not present:
+            answer = ", ".join(f.name or "" for f in Mig if f in flags) or "none"
+            value = capabilities.get(f"{need}_why") or repr(capabilities.get(need))
+            said = f"migration features: {answer}" if need in has else f"{need}: {value}"
+            return f"PROBE said {said}"
+    return ""
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "in": lambda a, b: a in b,
+    "not in": lambda a, b: a not in b,
+    "contains": lambda a, b: b in a,
+    "lacks": lambda a, b: re.search(b, a) is None,
+}
+
+
+def _value(term: Any, records: Records) -> Any:
+    """A term of a claim: `{"op": i, "field": f, "t": thread}` is looked up in the trace, all else is itself.
+
+    Raises KeyError where the operation did not run or has no such field.
+    """
+    if isinstance(term, Mapping):
+        record = records[term.get("t"), int(term["op"])]
+        if record.get("skipped"):
+            raise KeyError("skipped")
+        return record[term["field"]]
+    return term
+
+
+def _holds(test: Sequence[Any], records: Records) -> bool:
+    left, compare, right = test
+    return bool(_COMPARE[compare](_value(left, records), _value(right, records)))
+
+
+def _judge_claims(program: Mapping[str, Any], records: Records, out: Judgement) -> None:
+    for claim in program.get("claims", ()):
+        try:
+            if not all(_holds(t, records) for t in claim.get("when", ())):
+                continue
+            ok = _holds(claim["test"], records)
+            seen = _value(claim["test"][0], records)
+        except (KeyError, TypeError):
+            continue  # the operation it speaks of did not happen: nothing was checked
+        index = int(claim["test"][0]["op"])
+        out.checked[claim["clause"]] += 1
+        if not ok:
+            observed = f"{claim['test'][0]['field']} is {_say(claim, seen)}"
+            out.violations.append(
+                Violation(claim["clause"], index, claim["expected"], observed, claimed=True)
+            )
+
+
+def _say(claim: Mapping[str, Any], seen: Any) -> str:
+    if claim["test"][0]["field"] == "errno" and isinstance(seen, int):
+        return "0 (success)" if seen == 0 else errnos.errorcode.get(seen, str(seen))
+    text = str(seen)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Sequence[Record]) -> Judgement:
+    """Judge one run of a program.
+
+    Takes the device's probed capabilities, the program as JSON (docs/architecture.md) with its claims, and
+    the trace as the agent returned it.  Gives the clauses checked, how often, and every violation.
+    """
+    out = Judgement()
+    threads = program["threads"]
+    main = threads[0]
+    records: dict[tuple[str | None, int], Record] = {(r["t"], int(r["i"])): r for r in trace}
+    records |= {(None, i): r for (t, i), r in list(records.items()) if t == main["name"]}
+    if program.get("judge") == "ownership":
+        judge_ownership(program, trace, out)
+    elif program.get("judge") == "device":
+        judge_device(program, trace, out)
+    elif len(threads) > 1 and program.get("judge") != "log":
+        judge_concurrent(migration_flags(capabilities), capabilities, program, trace, out)
+    elif len(threads) == 1:
+        tracker = Tracker(migration_flags(capabilities), capabilities, out, program)
+        for index, (name, args) in enumerate(main["ops"]):
+            if (None, index) not in records:
+                break
+            tracker.step(index, name, args, records[None, index])
+    if any(name == "iommu" for name, _ in main["ops"]):
+        mine = {i: r for (t, i), r in records.items() if t is None}
+        judge_hwpt_dirty(main["ops"], mine, out)
+        judge_address_spaces(main["ops"], mine, out)
+    judge_dirty(program, trace, out)
+    _judge_claims(program, records, out)
+    return out

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds programs with their claims: what a test sends, what the oracle judges, what replay saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.spec.arcs import State
+
+__all__ = ["FEATURE_GET", "FEATURE_PROBE", "FEATURE_SET", "Script"]
+
+FEATURE_GET, FEATURE_SET, FEATURE_PROBE = 1 << 16, 1 << 17, 1 << 18
+Ref = Mapping[str, Any]
+_HANG_MS = 12_000
+"""Deadline of a program that may hang: far more than any of them takes."""
+_BUSY_MS = 8_000
+"""CPU time of such a program that only a loop without end can use: thousands of times what it needs."""
+
+
+class Script:
+    """A single-threaded program under construction.
+
+    Programs use the session's kept slots: `d` is the device fd.  Each starts with the device in RUNNING.
+    `faults` says that SETs may fail because the program injects faults; `hangs` names the clause that a
+    program breaks which does not come back.
+    """
+
+    def __init__(
+        self, *, reset: bool = True, fresh: bool = True, faults: bool = False, hangs: str = ""
+    ) -> None:
+        self.hangs = hangs
+        self._ops: list[tuple[str, dict[str, Any]]] = []
+        self._claims: list[dict[str, Any]] = []
+        self._threads: list[dict[str, Any]] = []
+        self._faults = faults
+        self._slots = 0
+        self.save_set = -1
+        """Index of the SET(STOP_COPY) of the last `save`."""
+        self.restore_set = -1
+        """Index of the SET(RESUMING) of the last `restore`."""
+        if fresh:
+            if reset:
+                self.op("reset", fd="d")
+            else:
+                self.op("set_state", fd="d", state=int(State.RUNNING))
+            self.op("get_state", fd="d")
+
+    def op(self, name: str, /, **args: Any) -> int:
+        """Append an operation; returns its index, for claims."""
+        self._ops.append((name, {k.rstrip("_"): v for k, v in args.items() if v is not None}))
+        return len(self._ops) - 1
+
+    def slot(self, prefix: str = "f") -> str:
+        """A slot name not used before in this program."""
+        self._slots += 1
+        return f"{prefix}{self._slots}"
+
+    def set(self, state: State | int, *, get: bool = True, **args: Any) -> str:
+        """SET(state), then GET; returns the slot that took a data fd, if one came back."""
+        out = self.slot()
+        self.op("set_state", fd="d", state=int(state), out=out, **args)
+        if get:
+            self.op("get_state", fd="d")
+        return out
+
+    def last_set(self) -> int:
+        """Index of the last SET."""
+        return max(i for i, (name, _) in enumerate(self._ops) if name == "set_state")
+
+    def save(self, keep: str, chunks: Sequence[int] = (65536,), max_bytes: int = 1 << 26) -> int:
+        """From any running state: STOP_COPY, read the whole stream into the bytes slot, STOP.
+
+        Returns the index of the `read_all`.
+        """
+        fd = self.set(State.STOP_COPY)
+        self.save_set = self.last_set()
+        read = self.op("read_all", fd=fd, chunks=list(chunks), max_bytes=max_bytes, keep=keep)
+        self.set(State.STOP)
+        self.op("close", fd=fd)
+        return read
+
+    def restore(self, keep: str, chunks: Sequence[int] = (65536,), **args: Any) -> tuple[int, int]:
+        """RESUMING, write the bytes slot, SET(STOP).  Returns the indices of the `write_all` and the SET."""
+        fd = self.set(State.RESUMING)
+        self.restore_set = self.last_set()
+        write = self.op("write_all", fd=fd, from_=keep, chunks=list(chunks), **args)
+        self.set(State.STOP)
+        done = self.last_set()
+        self.op("close", fd=fd)
+        return write, done
+
+    @staticmethod
+    def ref(index: int, field: str) -> Ref:
+        """A field of an operation's trace record, as a term of a claim."""
+        return {"op": index, "field": field}
+
+    def claim(
+        self,
+        clause: str,
+        index: int,
+        field: str,
+        compare: str,
+        value: Any,
+        expected: str,
+        when: Sequence[tuple[int, str, str, Any]] = (),
+    ) -> None:
+        """Claim `trace[index].field compare value`; counted only where all of `when` hold.
+
+        `value` is a plain value or a `ref`; `compare` is one of == != < <= > >= in, not in, contains, or
+        lacks (a regular expression that must not be found).
+        """
+        self._claims.append(
+            {
+                "clause": clause,
+                "test": [self.ref(index, field), compare, value],
+                "expected": expected,
+                "when": [[self.ref(i, f), c, v] for i, f, c, v in when],
+            }
+        )
+
+    def thread(self, name: str, ops: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Add a thread that runs beside the main one."""
+        self._threads.append({"name": name, "ops": [list(o) for o in ops]})
+
+    def to_json(self) -> dict[str, Any]:
+        """The program as data; `claims` and `faults` are the oracle's and never leave the controller."""
+        return {
+            "threads": [{"name": "main", "ops": [list(o) for o in self._ops]}, *self._threads],
+            "claims": self._claims,
+            "faults": self._faults,
+            **({"hangs": self.hangs, "deadline_ms": _HANG_MS, "busy_ms": _BUSY_MS} if self.hangs else {}),
+        }
