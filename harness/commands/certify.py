@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import os
 import random
-import re
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fixtures.connect import embedded_machine, inventory_of
-from harness import __version__
-from harness.commands.certification import Certification
+from fixtures.budget import parse_budget
+from fixtures.connect import inventory_of
+from harness.commands.certification import run_pytest, suite_arguments
 from harness.errors import (
     EXIT_CONFORMING,
     EXIT_NO_VERDICT,
@@ -28,26 +25,14 @@ from harness.hosts.inventory import EMBEDDED, select
 from harness.progress import open_progress
 from harness.spec.clause import all_clauses, matching
 from reports.formats.summary import print_summary
-from reports.waivers import load_waivers
-from reports.writer import RunWriter
 
-__all__ = ["certify", "parse_budget"]
+__all__ = ["certify"]
 
-_BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
 _EXITS = {
     "conforming": EXIT_CONFORMING,
     "non-conforming": EXIT_NON_CONFORMING,
     "inconclusive": EXIT_NO_VERDICT,
 }
-
-
-def parse_budget(text: str) -> float:
-    """Seconds in '90s', '10m', '2h' or a bare number of seconds; UsageError for anything else."""
-    match = _BUDGET.fullmatch(text)
-    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]] if match else 0
-    if not 1 <= seconds <= 7 * 86400:
-        raise UsageError(f"--budget={text!r} is not a time such as 90s, 10m or 2h, from 1s to 168h")
-    return seconds
 
 
 def _workers(lab: str) -> int:
@@ -108,7 +93,7 @@ def certify(
 
     Exit status: 0 conforming, 1 non-conforming, 3 no verdict (the lab failed).
     """
-    seconds = parse_budget(budget)
+    parse_budget(budget)
     targets = select(inventory_of(labs_file, lab), lab, device or [])
     clauses = matching(tuple(clause or ()))
     if not clauses:
@@ -124,21 +109,16 @@ def certify(
         raise UsageError("--kernel and --flavour choose the embedded lab's kernel; leave them out with --lab")
     chosen = seed if seed is not None else random.SystemRandom().randrange(1 << 31)
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{lab}"
-    waivers = load_waivers((labs_file or Path("labs.yaml")).with_name("waivers.yaml"))
-    writer = RunWriter(
-        folder, resume=resume, waivers=waivers, suite=__version__, seed=chosen, budget=budget, lab=lab,
-        host=",".join(sorted({t.device.host or lab for t in targets})),
-        command=shlex.join(["vfiocert", *sys.argv[1:]]),
-    )  # fmt: skip
-    if resume:
-        chosen = writer.snapshot().seed
-    workers = min(workers or _workers(lab), len(targets))
-    with open_progress() as progress, embedded_machine(lab, kernel, flavour, progress, workers) as lab_name:
-        run = Certification(writer, clauses, targets, progress).run(
-            lab=lab, lab_name=lab_name, depth=depth, budget_s=seconds, seed=chosen, clause_globs=clause or [],
-            modules=[str(m.resolve()) for m in module or ()], workers=workers,
-            labs_file=labs_file,
-        )  # fmt: skip
+    args = suite_arguments(
+        [t.device.id for t in targets], folder, lab=lab, depth=depth, budget=budget, seed=chosen
+    )
+    args += [f"--clause={glob}" for glob in clause or ()]
+    args += [f"--module={file.resolve()}" for file in module or ()]
+    args += ["--resume"] if resume else []
+    args += [f"--flavour={flavour}", *([f"--kernel={kernel}"] if kernel else [])]
+    args += [f"--labs-file={labs_file.resolve()}"] if labs_file else []
+    with open_progress() as progress:
+        run = run_pytest(args, min(workers or _workers(lab), len(targets)), len(targets), progress)
     print_summary(run.run, str(folder))
     if run.bugs:
         raise HarnessError(

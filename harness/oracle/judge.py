@@ -24,7 +24,7 @@ from harness.oracle.races import judge_concurrent
 from harness.spec.arcs import Mig
 from harness.spec.clause import Clause
 
-__all__ = ["Judgement", "Violation", "applicable", "judge"]
+__all__ = ["Judgement", "Violation", "absent", "applicable", "judge"]
 
 Record = Mapping[str, Any]
 Records = Mapping[tuple[str | None, int], Record]
@@ -50,6 +50,11 @@ def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
     for kind, words in _SPECIAL.items():
         if capabilities.get(kind) and kind not in clause.needs:
             return f"it speaks of devices that a cdev gives to anyone, and here is {words}"
+    return absent(clause.needs, capabilities)
+
+
+def absent(needs: Sequence[str], capabilities: Mapping[str, Any]) -> str:
+    """PROBE's answer for the first capability of `needs` that the device has not; '' where it has all."""
     flags = migration_flags(capabilities)
     has = {
         "migration": bool(flags),
@@ -57,7 +62,7 @@ def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
         "pre_copy": bool(flags & Mig.PRE_COPY),
         "lacks_optional_state": flags & (Mig.P2P | Mig.PRE_COPY) != Mig.P2P | Mig.PRE_COPY,
     }
-    for need in clause.needs:
+    for need in needs:
         present = has[need] if need in has else bool(capabilities.get(need))
         if not present:
             answer = ", ".join(f.name or "" for f in Mig if f in flags) or "none"

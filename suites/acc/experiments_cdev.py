@@ -9,11 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.uapi import vfio
 from suites.acc.program import History
-
-__all__ = ["EXPERIMENTS"]
 
 _CLOSED_FD = 1_000_000
 _BEFORE_BIND = {
@@ -24,8 +23,8 @@ _BEFORE_BIND = {
 }  # fmt: skip
 
 
+@experiment("ACC-001", "ACC-003", "ACC-004", "ACC-005", "ACC-007", own_open=True)
 def before_bind_a_cdev_gives_nothing(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-001, ACC-003, ACC-004, ACC-005, ACC-007."""
     h = History(subject)
     d, i = h.cdev(), h.iommufd()
     space = h.ioas(i)
@@ -46,8 +45,11 @@ def before_bind_a_cdev_gives_nothing(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment(
+    "ACC-002", "ACC-005", "ACC-006", "ACC-007", "ACC-008", "ACC-009", "ACC-010", "ACC-020", "ACC-050",
+    "ACC-055", "ACC-065", "ACC-070", own_open=True,
+)  # fmt: skip
 def a_bound_device_has_one_owner(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-002, ACC-005 to ACC-010, ACC-020, ACC-050, ACC-055, ACC-065, ACC-070."""
     h = History(subject)
     d, i = h.bound()
     other = h.iommufd()
@@ -74,8 +76,10 @@ def a_bound_device_has_one_owner(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment(
+    "ACC-005", "ACC-011", "ACC-012", "ACC-013", "ACC-014", "ACC-015", "ACC-016", "ACC-055", own_open=True,
+)  # fmt: skip
 def bind_takes_only_an_iommufd(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-005, ACC-011 to ACC-016, ACC-055."""
     h = History(subject)
     d, i = h.cdev(), h.iommufd()
     h.op("eventfd", out="event")
@@ -106,8 +110,11 @@ def bind_takes_only_an_iommufd(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment(
+    "ACC-025", "ACC-026", "ACC-027", "ACC-028", "ACC-029", "ACC-030", "ACC-031", "ACC-032", "ACC-033",
+    "ACC-034", "ACC-039", own_open=True,
+)  # fmt: skip
 def attach_replace_and_detach(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-025 to ACC-034, ACC-039."""
     h = History(subject)
     d, i = h.bound()
     one, two = h.ioas(i), h.ioas(i)
@@ -151,8 +158,8 @@ def attach_replace_and_detach(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment("ACC-025", "ACC-033", "ACC-035", "ACC-036", "ACC-037", own_open=True)
 def attach_and_detach_check_their_structs(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-025, ACC-033, ACC-035 to ACC-037."""
     h = History(subject)
     d, i = h.bound()
     space = h.ioas(i)
@@ -176,8 +183,9 @@ def attach_and_detach_check_their_structs(subject: Subject) -> Iterator[History]
     yield h
 
 
+@experiment("ACC-003", "ACC-005", "ACC-021", "ACC-041", own_open=True)
 def an_answer_that_cannot_be_written_is_a_failure(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-003, ACC-005, ACC-021, ACC-041.  Structs in memory that can be read only, and in none."""
+    """Structs in memory that can be read only, and in none."""
     h = History(subject)
     d, i = h.cdev(), h.iommufd()
     h.op("ioctl", fd=d, nr=vfio.VFIO_DEVICE_BIND_IOMMUFD, arg=0)
@@ -208,8 +216,8 @@ def an_answer_that_cannot_be_written_is_a_failure(subject: Subject) -> Iterator[
     yield h
 
 
+@experiment("ACC-007", "ACC-025", "ACC-033", own_open=True)
 def pasid_requests_leave_the_device_usable(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-007, ACC-025, ACC-033."""
     h = History(subject)
     d, i = h.bound()
     one, two = h.ioas(i), h.ioas(i)
@@ -230,8 +238,8 @@ def pasid_requests_leave_the_device_usable(subject: Subject) -> Iterator[History
     yield h
 
 
+@experiment("ACC-130", "ACC-131", own_open=True)
 def the_node_is_named_in_sysfs(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-130, ACC-131."""
     h = History(subject)
     d, i = h.bound()
     node = h.op("stat", fd=d)
@@ -249,11 +257,3 @@ def the_node_is_named_in_sysfs(subject: Subject) -> Iterator[History]:
         )  # fmt: skip
     h.close(d, i)
     yield h
-
-
-EXPERIMENTS = (
-    before_bind_a_cdev_gives_nothing, a_bound_device_has_one_owner, bind_takes_only_an_iommufd,
-    an_answer_that_cannot_be_written_is_a_failure, attach_replace_and_detach,
-    attach_and_detach_check_their_structs, pasid_requests_leave_the_device_usable,
-    the_node_is_named_in_sysfs,
-)  # fmt: skip

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.uapi import vfio
 from suites.acc.program import History
-
-__all__ = ["EXPERIMENTS"]
 
 _CLOSED_FD = 1_000_000
 _NO_SUCH_TYPE = 0x7FFF0000
@@ -17,8 +16,11 @@ _TYPE1, _TYPE1V2 = 1, 3
 _WRONG_NAMES = ("", "0000:ff:1f.7", "vfio0", "00000000-0000-0000-0000-000000000000", "x" * 4000)
 
 
+@experiment(
+    "ACC-002", "ACC-010", "ACC-050", "ACC-052", "ACC-054", "ACC-055", "ACC-065", "ACC-070", "ACC-080",
+    own_open=True,
+)  # fmt: skip
 def group_and_cdev_exclude_each_other(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-002, ACC-010, ACC-050, ACC-052, ACC-054, ACC-055, ACC-065, ACC-070, ACC-080."""
     if not subject.has("group"):
         return
     h = History(subject)
@@ -40,8 +42,11 @@ def group_and_cdev_exclude_each_other(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment(
+    "ACC-010", "ACC-017", "ACC-018", "ACC-052", "ACC-054", "ACC-083", "ACC-091", "ACC-095", "ACC-097",
+    "ACC-098", own_open=True,
+)  # fmt: skip
 def a_device_in_legacy_use_is_nobody_elses(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-010, ACC-017, ACC-018, ACC-052, ACC-054, ACC-083, ACC-091, ACC-095, ACC-097, ACC-098."""
     if not subject.has("legacy"):
         return
     h = History(subject)
@@ -68,8 +73,8 @@ def a_device_in_legacy_use_is_nobody_elses(subject: Subject) -> Iterator[History
     yield h
 
 
+@experiment("ACC-065", "ACC-070", "ACC-073", "ACC-098", own_open=True)
 def legacy_descriptors_close_in_any_order(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-065, ACC-070, ACC-073, ACC-098."""
     if not subject.has("legacy"):
         return
     orders = ("gcd", "gdc", "cgd", "cdg", "dgc", "dcg")
@@ -93,8 +98,11 @@ def legacy_descriptors_close_in_any_order(subject: Subject) -> Iterator[History]
         yield h
 
 
+@experiment(
+    "ACC-080", "ACC-081", "ACC-082", "ACC-083", "ACC-084", "ACC-085", "ACC-086", "ACC-088", "ACC-089",
+    "ACC-090", "ACC-091", "ACC-092", "ACC-093", "ACC-103", own_open=True,
+)  # fmt: skip
 def a_group_has_one_container(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-080 to ACC-086, ACC-088 to ACC-093, ACC-103."""
     if not subject.has("legacy"):
         return
     h = History(subject)
@@ -138,8 +146,8 @@ def a_group_has_one_container(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment("ACC-087", "ACC-088", "ACC-095", own_open=True)
 def a_container_cannot_be_taken_from_open_devices(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-087, ACC-088, ACC-095."""
     if not subject.has("legacy"):
         return
     h = History(subject)
@@ -160,8 +168,8 @@ def a_container_cannot_be_taken_from_open_devices(subject: Subject) -> Iterator[
     yield h
 
 
+@experiment("ACC-007", "ACC-094", "ACC-095", "ACC-101", own_open=True)
 def a_group_gives_its_own_devices_by_name(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-007, ACC-094, ACC-095, ACC-101."""
     if not subject.has("legacy"):
         return
     h = History(subject)
@@ -184,8 +192,8 @@ def a_group_gives_its_own_devices_by_name(subject: Subject) -> Iterator[History]
     yield h
 
 
+@experiment("ACC-089", "ACC-091", "ACC-099", "ACC-100", "ACC-102", "ACC-103", own_open=True)
 def a_container_gives_little_by_itself(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-089, ACC-099, ACC-100, ACC-102, ACC-103."""
     if not subject.has("legacy"):
         return
     h = History(subject)
@@ -228,10 +236,9 @@ def a_container_gives_little_by_itself(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment("ACC-074", "ACC-075", "ACC-093", "ACC-104", own_open=True)
 def an_iommufd_can_be_a_groups_container(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-074, ACC-075, ACC-093, ACC-104.
-
-    What is open is closed before a second user could come: in Linux 7.2 that one, with a container, made
+    """What is open is closed before a second user could come: in Linux 7.2 that one, with a container, made
     vfio_group_unuse_container() put a reference that nobody had taken.
     """
     if not subject.has("group"):
@@ -261,8 +268,11 @@ def an_iommufd_can_be_a_groups_container(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment(
+    "ACC-003", "ACC-007", "ACC-110", "ACC-111", "ACC-112", "ACC-113", "ACC-114", "ACC-115", "ACC-116",
+    "ACC-117", "ACC-118", "ACC-119", "ACC-120", "ACC-121", own_open=True,
+)  # fmt: skip
 def a_hot_reset_wants_proof_of_ownership(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-003, ACC-007, ACC-110 to ACC-121."""
     if not subject.has("hot_reset"):
         return
     h = History(subject)
@@ -311,12 +321,3 @@ def a_hot_reset_wants_proof_of_ownership(subject: Subject) -> Iterator[History]:
     h.close(d, g, c)
     h.free()
     yield h
-
-
-EXPERIMENTS = (
-    a_hot_reset_wants_proof_of_ownership,
-    group_and_cdev_exclude_each_other, a_device_in_legacy_use_is_nobody_elses,
-    legacy_descriptors_close_in_any_order, a_group_has_one_container,
-    a_container_cannot_be_taken_from_open_devices, a_group_gives_its_own_devices_by_name,
-    a_container_gives_little_by_itself, an_iommufd_can_be_a_groups_container,
-)  # fmt: skip

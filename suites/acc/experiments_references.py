@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from suites.acc.program import MAIN, History
-
-__all__ = ["EXPERIMENTS"]
 
 
 def _kept(h: History, device: str = "", proc: str = MAIN) -> None:
@@ -19,8 +18,8 @@ def _kept(h: History, device: str = "", proc: str = MAIN) -> None:
         h.uses(device, proc)
 
 
+@experiment("ACC-060", "ACC-065", "ACC-070", own_open=True)
 def copies_of_a_descriptor_keep_the_device(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-060, ACC-065, ACC-070."""
     h = History(subject)
     d, i = h.bound()
     h.op("dup", fd=d, out="copy")
@@ -43,8 +42,8 @@ def copies_of_a_descriptor_keep_the_device(subject: Subject) -> Iterator[History
         yield h
 
 
+@experiment("ACC-061", "ACC-066", "ACC-067", "ACC-070", own_open=True)
 def a_forked_process_keeps_the_device(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-061, ACC-066, ACC-067, ACC-070."""
     for how in ("kill", "exit"):
         h = History(subject)
         d, i = h.bound()
@@ -70,8 +69,8 @@ def a_forked_process_keeps_the_device(subject: Subject) -> Iterator[History]:
             yield h
 
 
+@experiment("ACC-062", "ACC-063", "ACC-066", "ACC-069", "ACC-070", own_open=True)
 def a_process_that_got_the_descriptor_keeps_the_device(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-062, ACC-063, ACC-066, ACC-069, ACC-070."""
     h = History(subject)
     h.op("socketpair", out=["ours", "theirs"])
     child = h.fork()
@@ -110,8 +109,8 @@ def a_process_that_got_the_descriptor_keeps_the_device(subject: Subject) -> Iter
     yield h
 
 
+@experiment("ACC-064", "ACC-066", "ACC-068", "ACC-070", own_open=True)
 def exec_keeps_what_is_not_close_on_exec(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-064, ACC-066, ACC-068, ACC-070."""
     for kept in (True, False):
         h = History(subject)
         child = h.fork()
@@ -139,8 +138,8 @@ def exec_keeps_what_is_not_close_on_exec(subject: Subject) -> Iterator[History]:
             yield h
 
 
+@experiment("ACC-009", "ACC-050", "ACC-052", "ACC-054", "ACC-066", "ACC-070", own_open=True)
 def who_is_killed_frees_the_device(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-009, ACC-050, ACC-052, ACC-054, ACC-066, ACC-070."""
     h = History(subject)
     one, two = h.fork(), h.fork()
     d, _ = h.bound(one)
@@ -165,8 +164,8 @@ def who_is_killed_frees_the_device(subject: Subject) -> Iterator[History]:
         yield h
 
 
+@experiment("ACC-065", "ACC-076", own_open=True)
 def a_mapping_keeps_the_device(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-065, ACC-076."""
     if not subject.has("mmap_region"):
         return
     h = History(subject)
@@ -179,8 +178,11 @@ def a_mapping_keeps_the_device(subject: Subject) -> Iterator[History]:
     yield h
 
 
+@experiment(
+    "ACC-019", "ACC-051", "ACC-053", "ACC-056", "ACC-057", "ACC-062", "ACC-065", "ACC-070", "ACC-094",
+    "ACC-095", own_open=True,
+)  # fmt: skip
 def devices_of_a_group_have_one_owner(subject: Subject) -> Iterator[History]:
-    """Clauses: ACC-019, ACC-051, ACC-053, ACC-056, ACC-057, ACC-062, ACC-065, ACC-070, ACC-094, ACC-095."""
     if not subject.has("shared_group"):
         return
     h = History(subject)
@@ -230,10 +232,3 @@ def devices_of_a_group_have_one_owner(subject: Subject) -> Iterator[History]:
         h.close(two, c)
         h.free()
         yield h
-
-
-EXPERIMENTS = (
-    copies_of_a_descriptor_keep_the_device, a_forked_process_keeps_the_device,
-    a_process_that_got_the_descriptor_keeps_the_device, exec_keeps_what_is_not_close_on_exec,
-    who_is_killed_frees_the_device, a_mapping_keeps_the_device, devices_of_a_group_have_one_owner,
-)  # fmt: skip

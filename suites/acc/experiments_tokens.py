@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from uuid import UUID
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import FEATURE_GET, FEATURE_SET, Script
 
-__all__ = ["EXPERIMENTS", "PLAIN"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 When = list[tuple[int, str, str, object]]
 
 _FEATURE = 0  # VFIO_DEVICE_FEATURE_PCI_VF_TOKEN
@@ -47,8 +45,8 @@ class _Pair(Script):
         self.claim(clause, info, "errno", "==", 0, "the device answers", [*when, (index, "errno", "==", 0)])
 
 
+@experiment("ACC-140", "ACC-141", "ACC-142", "ACC-146", "ACC-147", "ACC-149", own_open=True)
 def a_vf_opens_for_the_token_of_its_pf(subject: Subject) -> Iterator[Script]:
-    """Clauses: ACC-140 to ACC-142, ACC-146, ACC-147, ACC-149."""
     script = _Pair(subject)
     one, other, _ = script.tokens
     pf, owner = script.bound("dev1")
@@ -77,8 +75,8 @@ def a_vf_opens_for_the_token_of_its_pf(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("ACC-143", "ACC-144", own_open=True)
 def a_pf_with_vfs_in_use_opens_for_the_token(subject: Subject) -> Iterator[Script]:
-    """Clauses: ACC-143, ACC-144."""
     if not subject.has("bind_token"):
         return
     script = _Pair(subject)
@@ -99,8 +97,8 @@ def a_pf_with_vfs_in_use_opens_for_the_token(subject: Subject) -> Iterator[Scrip
     yield script
 
 
+@experiment("ACC-145", own_open=True)
 def a_token_given_with_an_idle_pf_becomes_the_token(subject: Subject) -> Iterator[Script]:
-    """Clauses: ACC-145."""
     if not subject.has("bind_token"):
         return
     script = _Pair(subject)
@@ -119,8 +117,8 @@ def a_token_given_with_an_idle_pf_becomes_the_token(subject: Subject) -> Iterato
     yield script
 
 
+@experiment("ACC-150", "ACC-151", own_open=True)
 def a_group_gives_a_vf_for_the_token_behind_its_name(subject: Subject) -> Iterator[Script]:
-    """Clauses: ACC-150, ACC-151."""
     if not subject.has("group_pair"):
         return
     script = _Pair(subject)
@@ -147,20 +145,11 @@ def a_group_gives_a_vf_for_the_token_behind_its_name(subject: Subject) -> Iterat
     yield script
 
 
+@experiment("ACC-148", own_open=True)
 def a_token_nobody_needs_is_refused(subject: Subject) -> Iterator[Script]:
-    """Clauses: ACC-148."""
     if not subject.has("no_vf_token"):
         return
     script = _Pair(subject)
     index, _ = script.bound("dev0", script.tokens[0])
     script.refused("ACC-148", index, "BIND with a token that nothing is to be compared with is refused", [])
     yield script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    a_vf_opens_for_the_token_of_its_pf,
-    a_pf_with_vfs_in_use_opens_for_the_token,
-    a_token_given_with_an_idle_pf_becomes_the_token,
-    a_group_gives_a_vf_for_the_token_behind_its_name,
-)
-PLAIN: tuple[Experiment, ...] = (a_token_nobody_needs_is_refused,)

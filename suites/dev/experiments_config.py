@@ -6,11 +6,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.probes.device import capability_offsets
 from suites.dev.program import CONFIG, Bench, le
-
-__all__ = ["EXPERIMENTS"]
 
 _COMMAND, _STATUS, _CAP_POINTER, _LINE, _PIN = 0x04, 0x06, 0x34, 0x3C, 0x3D
 _IO, _MEMORY, _MASTER, _INTX_OFF = 1, 2, 4, 0x400
@@ -20,8 +19,8 @@ _ALL_ONES = 0xFFFFFFFF
 _D3HOT = 3
 
 
+@experiment("DEV-040", "DEV-054", own_open=True)
 def what_is_fixed_cannot_be_written(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-040, DEV-054."""
     if not subject.has("pci_api"):
         return
     b = Bench(subject)
@@ -38,8 +37,8 @@ def what_is_fixed_cannot_be_written(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-041", "DEV-042", "DEV-043", "DEV-055", own_open=True)
 def address_registers_tell_the_size_of_their_region(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-041 to DEV-043."""
     if not subject.has("pci_api"):
         return
     sizes = {int(r["index"]): int(r["size"]) for r in subject.capabilities["regions"]}
@@ -81,8 +80,8 @@ def address_registers_tell_the_size_of_their_region(subject: Subject) -> Iterato
     yield b
 
 
+@experiment("DEV-044", "DEV-045", own_open=True)
 def the_command_register_switches(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-044, DEV-045."""
     if not subject.has("pci_api"):
         return
     b = Bench(subject)
@@ -135,8 +134,8 @@ def _memory_region(subject: Subject) -> int | None:
     return None
 
 
+@experiment("DEV-046", "DEV-047", "DEV-049", "DEV-050", "DEV-051", own_open=True)
 def lists_of_capabilities_end(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-046, DEV-047, DEV-049 to DEV-051."""
     if not subject.has("pci_api"):
         return
     caps = subject.capabilities
@@ -195,8 +194,8 @@ def _extended(b: Bench, data: bytes) -> None:
             "a list that ends")  # fmt: skip
 
 
+@experiment("DEV-048", own_open=True)
 def widths_of_reads_agree(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-048."""
     if not subject.has("pci_api"):
         return
     size = len(subject.capabilities["config"]) // 2
@@ -219,8 +218,8 @@ def widths_of_reads_agree(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-052", own_open=True)
 def power_states_come_back(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-052."""
     at = int(subject.capabilities.get("pci_pm") or 0)
     memory = _memory_region(subject) if at else None
     if not at or memory is None or not subject.has("vfio_pci"):
@@ -242,8 +241,8 @@ def power_states_come_back(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-053", own_open=True)
 def a_function_level_reset_can_be_asked_for(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-053."""
     at = int(subject.capabilities.get("pci_flr") or 0)
     if not at or not subject.has("vfio_pci"):
         return
@@ -259,8 +258,9 @@ def a_function_level_reset_can_be_asked_for(subject: Subject) -> Iterator[Bench]
     yield b
 
 
+@experiment("DEV-055", own_open=True)
 def any_write_leaves_the_device_to_its_user(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-055.  All places of the configuration space, values of every kind and width."""
+    """All places of the configuration space, values of every kind and width."""
     if not subject.has("pci_api"):
         return
     data = bytes.fromhex(subject.capabilities["config"])
@@ -283,10 +283,3 @@ def any_write_leaves_the_device_to_its_user(subject: Subject) -> Iterator[Bench]
         b = Bench(subject)
         b.claim("DEV-055", b.config(0, 4), "hex", "==", data[:4].hex(), "the same device for the next user")
         yield b
-
-
-EXPERIMENTS = (
-    what_is_fixed_cannot_be_written, address_registers_tell_the_size_of_their_region,
-    the_command_register_switches, lists_of_capabilities_end, widths_of_reads_agree, power_states_come_back,
-    a_function_level_reset_can_be_asked_for, any_write_leaves_the_device_to_its_user,
-)  # fmt: skip

@@ -10,12 +10,11 @@ import errno
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.oracle.judgement import Judgement
 from harness.uapi import vfio
 from suites.dev.program import Bench, le
-
-__all__ = ["EXPERIMENTS"]
 
 _PROBE = vfio.VFIO_GFX_PLANE_TYPE_PROBE
 _KINDS = {
@@ -45,8 +44,8 @@ def _switch(b: Bench, on: bool) -> None:
         b.write(known["region"], off, value, 2)
 
 
+@experiment("DEV-140", "DEV-141", "DEV-142", own_open=True)
 def planes_are_asked_for_by_type(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-140 to DEV-142."""
     kinds = _kinds(subject)
     if not kinds:
         return
@@ -63,8 +62,8 @@ def planes_are_asked_for_by_type(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-143", "DEV-144", "DEV-145", own_open=True)
 def a_plane_is_described_or_disabled(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-143 to DEV-145."""
     for kind in _kinds(subject):
         b = Bench(subject)
         for plane in (_PRIMARY, _OVERLAY, _CURSOR):
@@ -106,8 +105,8 @@ def _described(b: Bench, kind: int, plane: int) -> int:
     return i
 
 
+@experiment("DEV-146", "DEV-147", "DEV-148", own_open=True)
 def a_frame_buffer_is_given_as_a_dma_buf(subject: Subject) -> Generator[Bench, Judgement, None]:
-    """Clauses: DEV-146 to DEV-148."""
     if not (subject.has("gfx_dmabuf") and subject.has("plane_on")):
         return
     kind = vfio.VFIO_GFX_PLANE_TYPE_DMABUF
@@ -161,8 +160,8 @@ def _edid(serial: int) -> bytes:
     return body + bytes((-sum(body) & 0xFF,))
 
 
+@experiment("DEV-150", "DEV-151", "DEV-152", "DEV-153", own_open=True)
 def the_monitor_is_what_the_user_writes(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-150 to DEV-153."""
     if not subject.has("gfx_edid"):
         return
     region = int(subject.capabilities["gfx_edid"]) - 1
@@ -203,9 +202,3 @@ def the_monitor_is_what_the_user_writes(subject: Subject) -> Iterator[Bench]:
         b.claim("DEV-153", i, "value", "<=", most, f"no size of {value:#x}, when {most:#x} is the most")
     b.write(region, _EDID_SIZE, 0)
     yield b
-
-
-EXPERIMENTS = (
-    planes_are_asked_for_by_type, a_plane_is_described_or_disabled, a_frame_buffer_is_given_as_a_dma_buf,
-    the_monitor_is_what_the_user_writes,
-)  # fmt: skip

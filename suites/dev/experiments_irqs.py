@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from suites.dev.program import CONFIG, INTX, MSI, MSIX, Bench
-
-__all__ = ["EXPERIMENTS"]
 
 _DATA = {"none": 1, "bool": 2, "eventfd": 4}
 _ACTION = {"mask": 8, "unmask": 16, "trigger": 32}
@@ -31,8 +30,11 @@ def _counts(subject: Subject) -> dict[int, int]:
     }
 
 
+@experiment(
+    "DEV-064", "DEV-065", "DEV-066", "DEV-067", "DEV-068", "DEV-069", "DEV-070", "DEV-071", "DEV-075",
+    "DEV-078", "DEV-081", own_open=True,
+)  # fmt: skip
 def set_irqs_checks_its_struct(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-064 to DEV-070, DEV-075, DEV-078, DEV-081."""
     if not _counts(subject):
         b = Bench(subject)
         _beyond(b, int(subject.capabilities["num_irqs"]))
@@ -91,8 +93,8 @@ def _beyond(b: Bench, far: int) -> None:
         b.refused("DEV-065", b.irqs(_DATA["none"] | _ACTION["trigger"], other, 0, 1), f"index {other}")
 
 
+@experiment("DEV-071", "DEV-072", "DEV-073", "DEV-074", "DEV-075", "DEV-076", "DEV-077", own_open=True)
 def every_vector_can_be_triggered_by_software(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-071 to DEV-077."""
     for index, count in _counts(subject).items():
         b = Bench(subject)
         used = min(count, 8)
@@ -155,8 +157,8 @@ def _taken_away(subject: Subject, index: int, used: int) -> Bench:
     return b
 
 
+@experiment("DEV-070", "DEV-071", "DEV-072", "DEV-073", "DEV-074", "DEV-075", own_open=True)
 def one_index_follows_another(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-071, DEV-075."""
     b = Bench(subject)
     b.eventfd("e")
     counts = _counts(subject)
@@ -193,8 +195,8 @@ def one_index_follows_another(subject: Subject) -> Iterator[Bench]:
             yield b
 
 
+@experiment("DEV-070", "DEV-071", "DEV-072", "DEV-074", "DEV-075", own_open=True)
 def a_vector_of_many_can_be_set_and_reset(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-070, DEV-071, DEV-074, DEV-075."""
     for index, count in _counts(subject).items():
         if count < 2 or index == INTX:
             continue
@@ -216,8 +218,8 @@ def a_vector_of_many_can_be_set_and_reset(subject: Subject) -> Iterator[Bench]:
         yield b
 
 
+@experiment("DEV-079", "DEV-080", own_open=True)
 def a_line_can_be_masked(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-079, DEV-080."""
     if INTX not in _counts(subject) or not _flags(subject, INTX) & 2:
         return
     b = Bench(subject)
@@ -233,8 +235,8 @@ def a_line_can_be_masked(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-085", "DEV-086", "DEV-087", "DEV-091", own_open=True)
 def an_asserted_line_signals_once(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-085 to DEV-087, DEV-091."""
     if not subject.has("intx_source"):
         return
     b = Bench(subject)
@@ -267,8 +269,8 @@ def an_asserted_line_signals_once(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-088", own_open=True)
 def a_line_can_be_unmasked_by_an_eventfd(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-088."""
     if not (subject.has("intx_source") and subject.has("unmask_eventfd")):
         return
     unmask_fd = _DATA["eventfd"] | _ACTION["unmask"]
@@ -300,8 +302,8 @@ def a_line_can_be_unmasked_by_an_eventfd(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-089", own_open=True)
 def intx_disable_holds_the_line_back(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-089."""
     if not (subject.has("intx_source") and subject.has("vfio_pci")):
         return
     b = Bench(subject)
@@ -325,8 +327,8 @@ def intx_disable_holds_the_line_back(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-090", "DEV-091", own_open=True)
 def messages_of_the_device_signal_their_vector(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-090, DEV-091."""
     if not subject.has("msi_source"):
         return
     counts = _counts(subject)
@@ -349,11 +351,3 @@ def messages_of_the_device_signal_their_vector(subject: Subject) -> Iterator[Ben
         b.silent("DEV-091", "e", "a disabled index does not signal")
         b.lowers()
         yield b
-
-
-EXPERIMENTS = (
-    set_irqs_checks_its_struct, every_vector_can_be_triggered_by_software, one_index_follows_another,
-    a_vector_of_many_can_be_set_and_reset, a_line_can_be_masked, an_asserted_line_signals_once,
-    a_line_can_be_unmasked_by_an_eventfd, intx_disable_holds_the_line_back,
-    messages_of_the_device_signal_their_vector,
-)  # fmt: skip

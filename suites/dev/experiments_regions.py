@@ -7,11 +7,10 @@ import struct
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.oracle.judgement import Judgement
 from suites.dev.program import CONFIG, Bench, le
-
-__all__ = ["EXPERIMENTS"]
 
 _PAGE = 4096
 _READ, _WRITE, _MMAP = 1, 2, 4
@@ -20,8 +19,11 @@ _FAR = (1, 2, 7, 0x100, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 _SHIFT = 40
 
 
+@experiment(
+    "DEV-001", "DEV-002", "DEV-003", "DEV-004", "DEV-005", "DEV-010", "DEV-011", "DEV-012", "DEV-013",
+    "DEV-016", "DEV-017", "DEV-060", "DEV-061", "DEV-062", "DEV-063", own_open=True,
+)  # fmt: skip
 def infos_check_their_structs(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-001 to DEV-005, DEV-010 to DEV-013, DEV-016, DEV-017, DEV-060 to DEV-063."""
     caps = subject.capabilities
     b = Bench(subject)
     b.works("DEV-001", b.op("device_info", fd="d"), "GET_INFO succeeds")
@@ -57,8 +59,8 @@ def infos_check_their_structs(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-005", "DEV-006", "DEV-013", "DEV-016", "DEV-017", own_open=True)
 def infos_are_the_same_after_use(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-005, DEV-006, DEV-013, DEV-016, DEV-017."""
     b = Bench(subject)
     if subject.has("reset"):
         b.op("reset", fd="d")
@@ -81,8 +83,8 @@ def infos_are_the_same_after_use(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-014", "DEV-015", "DEV-026", own_open=True)
 def regions_lie_apart(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-014, DEV-015, DEV-026."""
     b = Bench(subject)
     end, last = 0, -1
     for region in sorted((r for r in b.regions if r["size"]), key=lambda r: int(r["offset"])):
@@ -100,10 +102,9 @@ def regions_lie_apart(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-025", "DEV-028", "DEV-029", "DEV-030", "DEV-031", own_open=True)
 def accesses_stay_inside_their_region(subject: Subject) -> Generator[Bench, Judgement, None]:
-    """Clauses: DEV-025, DEV-028 to DEV-031.
-
-    First reads close to the end, then far away, then writes: a driver that gives away what lies behind its
+    """First reads close to the end, then far away, then writes: a driver that gives away what lies behind its
     buffers (which is found by the first) would be made to crash the host by the others.
     """
     b = Bench(subject)
@@ -193,8 +194,8 @@ def _quiet(subject: Subject, index: int) -> bool:
     return not (subject.has("uart") and index < 6)
 
 
+@experiment("DEV-018", "DEV-019", "DEV-020", own_open=True)
 def what_can_be_mapped_is_what_the_region_says(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-018 to DEV-020."""
     b = Bench(subject)
     for region in b.regions:
         index, size, flags = (int(region[k]) for k in ("index", "size", "flags"))
@@ -222,8 +223,8 @@ def _areas(region: dict[str, Any]) -> list[tuple[int, int]]:
     return [(0, int(region["size"]))] if region["size"] >= _PAGE else []
 
 
+@experiment("DEV-032", "DEV-033", own_open=True)
 def read_write_and_mmap_agree(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-032, DEV-033."""
     scratch = subject.capabilities.get("scratch")
     b = Bench(subject)
     b.write(CONFIG, 4, 0x0006, 2)
@@ -275,10 +276,9 @@ def _keeps(b: Bench, scratch: dict[str, Any], value: int) -> None:
     b.claim("DEV-033", i, "hex", "==", le(kept, 4), f"{value:#x} is kept")
 
 
+@experiment("DEV-034", own_open=True)
 def an_empty_receiver_gives_the_same_whatever_was_done_before(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-034.
-
-    Register 0 of a 16550 is the receiver; bit 0 of register 5 says whether there is something in it.  What a
+    """Register 0 of a 16550 is the receiver; bit 0 of register 5 says whether something is in it.  What a
     read of the empty one gives is not said, but it is the device's own and no remains of other calls.
     """
     if not subject.has("uart"):
@@ -300,10 +300,3 @@ def an_empty_receiver_gives_the_same_whatever_was_done_before(subject: Subject) 
                 [(status, "hex", "in", [le(v, 1) for v in range(0, 256, 2)])],
             )  # fmt: skip
     yield b
-
-
-EXPERIMENTS = (
-    infos_check_their_structs, infos_are_the_same_after_use, regions_lie_apart,
-    accesses_stay_inside_their_region, what_can_be_mapped_is_what_the_region_says, read_write_and_mmap_agree,
-    an_empty_receiver_gives_the_same_whatever_was_done_before,
-)  # fmt: skip

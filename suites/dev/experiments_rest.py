@@ -6,12 +6,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET
 from harness.uapi import vfio
 from suites.dev.program import CONFIG, INTX, Bench, le
-
-__all__ = ["EXPERIMENTS"]
 
 _COMMAND, _MEMORY = 0x04, 0x0002
 _LOW_ENTRY, _LOW_WAKEUP, _LOW_EXIT, _DMA_BUF = 3, 4, 5, 11
@@ -20,8 +19,8 @@ _CLOSED_FD = 1_000_000
 _PAGE = 4096
 
 
+@experiment("DEV-100", "DEV-101", own_open=True)
 def reset_is_what_the_flag_says(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-100, DEV-101."""
     b = Bench(subject)
     b.op("device_info", fd="d")
     reset = b.op("reset", fd="d")
@@ -56,8 +55,8 @@ def _ioeventfd(
     return b.op("ioeventfd", fd="d", off=offset, value=value, eventfd=fd, flags=flags, argsz=argsz)
 
 
+@experiment("DEV-105", "DEV-106", "DEV-109", own_open=True)
 def an_ioeventfd_writes_when_it_is_signalled(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-105, DEV-106, DEV-109."""
     if not (subject.has("ioeventfd") and subject.has("scratch")):
         return
     scratch = subject.capabilities["scratch"]
@@ -95,8 +94,8 @@ def an_ioeventfd_writes_when_it_is_signalled(subject: Subject) -> Iterator[Bench
     yield b
 
 
+@experiment("DEV-107", "DEV-108", "DEV-109", own_open=True)
 def ioeventfd_checks_its_struct(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-107 to DEV-109."""
     if not subject.has("ioeventfd"):
         return
     regions = {int(r["index"]): r for r in subject.capabilities["regions"]}
@@ -127,8 +126,8 @@ def ioeventfd_checks_its_struct(subject: Subject) -> Iterator[Bench]:
     yield b
 
 
+@experiment("DEV-115", "DEV-116", "DEV-117", own_open=True)
 def low_power_lets_the_device_be_used(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-115 to DEV-117."""
     if not subject.has("low_power"):
         return
     low = [(_LOW_ENTRY, ""), (_LOW_WAKEUP, "wake")]
@@ -172,8 +171,8 @@ def low_power_lets_the_device_be_used(subject: Subject) -> Iterator[Bench]:
         yield b
 
 
+@experiment("DEV-120", "DEV-121", own_open=True)
 def memory_can_be_exported(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-120, DEV-121."""
     if not subject.has("dma_buf_region"):
         return
     index = int(subject.capabilities["dma_buf_region"]) - 1
@@ -211,9 +210,3 @@ def memory_can_be_exported(subject: Subject) -> Iterator[Bench]:
     b.alive("DEV-120", "with its memory exported")
     b.op("close", fd="d")
     yield b
-
-
-EXPERIMENTS = (
-    reset_is_what_the_flag_says, an_ioeventfd_writes_when_it_is_signalled, ioeventfd_checks_its_struct,
-    low_power_lets_the_device_be_used, memory_can_be_exported,
-)  # fmt: skip

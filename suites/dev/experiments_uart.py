@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from suites.dev.program import INTX, Bench, le
-
-__all__ = ["EXPERIMENTS"]
 
 _DATA, _IER, _FCR, _LCR, _MCR, _LSR, _MSR, _SCR = 0, 1, 2, 3, 4, 5, 6, 7
 _IIR = _FCR
@@ -56,8 +55,8 @@ def _receive(b: Bench, port: int, data: bytes, clause: str, words: str) -> None:
         b.claim(clause, i, "hex", "==", le(value, 1), words)
 
 
+@experiment("DEV-130", "DEV-131", own_open=True)
 def registers_of_a_16550_keep_what_is_written(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-130, DEV-131."""
     for port in _ports(subject):
         b = _quiet(subject, port)
         for register, values in (
@@ -89,8 +88,8 @@ def registers_of_a_16550_keep_what_is_written(subject: Subject) -> Iterator[Benc
         yield b
 
 
+@experiment("DEV-132", "DEV-133", own_open=True)
 def a_16550_in_loopback_receives_what_it_sends(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-132, DEV-133."""
     for port in _ports(subject):
         for number in (1, 2, _FIFO):
             b = _quiet(subject, port)
@@ -115,8 +114,8 @@ def a_16550_in_loopback_receives_what_it_sends(subject: Subject) -> Iterator[Ben
         yield b
 
 
+@experiment("DEV-134", "DEV-135", own_open=True)
 def a_16550_interrupts_for_what_is_enabled(subject: Subject) -> Iterator[Bench]:
-    """Clauses: DEV-134, DEV-135."""
     if not subject.capabilities.get("irq_intx"):
         return
     for port in _ports(subject):
@@ -171,9 +170,3 @@ def _identified(b: Bench, port: int, source: int) -> None:
     wanted = [le(high << 4 | _PENDING[source], 1) for high in range(16)]
     b.claim("DEV-134", i, "hex", "in", wanted, f"the interrupt is identified as {_PENDING[source]}")
     b.write(port, _FCR, 7, 1)
-
-
-EXPERIMENTS = (
-    registers_of_a_16550_keep_what_is_written, a_16550_in_loopback_receives_what_it_sends,
-    a_16550_interrupts_for_what_is_enabled,
-)  # fmt: skip

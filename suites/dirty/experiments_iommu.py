@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
 from suites.dirty.tracked_table import MEMORY_BYTES, MockDirtier, TrackedTable, iommu
-
-__all__ = ["EXPERIMENTS"]
 
 _DIRTY = iommufd.IOMMU_HWPT_ALLOC_DIRTY_TRACKING
 _NO_DIRTY_DEVICE = 1
@@ -19,14 +18,10 @@ _EFAULT, _EINVAL, _ENOENT, _EOVERFLOW, _EOPNOTSUPP = 14, 22, 2, 75, 95
 _SIZES = (2048, 4096, 8192, 65536, 1 << 20)
 _HUGE_MEMORY = {"flags": ["SHARED", "ANONYMOUS", "HUGETLB"]}
 
-Experiment = Callable[[Subject], Iterator[Script]]
 
-
+@experiment("DIRTY-100", "DIRTY-103", own_open=True)
 def a_table_with_tracking_is_allocated_attached_and_switched(subject: Subject) -> Iterator[Script]:
-    """A page table with dirty tracking is had, and tracking is toggled at will.
-
-    Clauses: DIRTY-100, DIRTY-103.
-    """
+    """A page table with dirty tracking is had, and tracking is toggled at will."""
     if not subject.has("mock"):
         return
     script, dirtier = Script(fresh=False), MockDirtier()
@@ -41,11 +36,9 @@ def a_table_with_tracking_is_allocated_attached_and_switched(subject: Subject) -
     yield table.script
 
 
+@experiment("DIRTY-101", "DIRTY-102", own_open=True)
 def a_device_without_tracking_gets_no_tracked_table(subject: Subject) -> Iterator[Script]:
-    """Neither by allocation nor by attaching to another device's table.
-
-    Clauses: DIRTY-101, DIRTY-102.
-    """
+    """Neither by allocation nor by attaching to another device's table."""
     script = Script(fresh=False)
     if subject.has("mock"):
         MockDirtier().open(script)
@@ -72,11 +65,9 @@ def _bound(script: Script) -> None:
     script.op("bind", fd="x", iommufd="f", out="dev")
 
 
+@experiment("DIRTY-104", own_open=True)
 def a_table_without_the_flag_is_not_tracked(subject: Subject) -> Iterator[Script]:
-    """A table allocated without IOMMU_HWPT_ALLOC_DIRTY_TRACKING refuses both ioctls.
-
-    Clauses: DIRTY-104.
-    """
+    """A table allocated without IOMMU_HWPT_ALLOC_DIRTY_TRACKING refuses both ioctls."""
     if not subject.has("physical_iommu"):
         return
     script = Script(fresh=False)
@@ -93,11 +84,12 @@ def a_table_without_the_flag_is_not_tracked(subject: Subject) -> Iterator[Script
     yield script
 
 
+@experiment(
+    "DIRTY-110", "DIRTY-111", "DIRTY-112", "DIRTY-113", "DIRTY-116", "DIRTY-117", "DIRTY-119",
+    own_open=True,
+)  # fmt: skip
 def what_was_written_is_reported_and_cleared(subject: Subject) -> Iterator[Script]:
-    """Reports with NO_CLEAR, then clearing, then none, at every size of page and entry.
-
-    Clauses: DIRTY-110 to DIRTY-113, DIRTY-116, DIRTY-117, DIRTY-119.
-    """
+    """Reports with NO_CLEAR, then clearing, then none, at every size of page and entry."""
     for huge in (True, False):
         for page in _SIZES:
             table = TrackedTable(MockDirtier(), huge=huge)
@@ -114,11 +106,9 @@ def what_was_written_is_reported_and_cleared(subject: Subject) -> Iterator[Scrip
             yield table.script
 
 
+@experiment("DIRTY-110", "DIRTY-116", "DIRTY-117", "DIRTY-118", own_open=True)
 def a_bitmap_may_lie_anywhere_and_hold_anything(subject: Subject) -> Iterator[Script]:
-    """Bitmaps at odd places of a page, across pages, with bits in them, of any number of bits.
-
-    Clauses: DIRTY-110, DIRTY-116 to DIRTY-118.
-    """
+    """Bitmaps at odd places of a page, across pages, with bits in them, of any number of bits."""
     table = TrackedTable(MockDirtier(), huge=False)
     table.map(0, MEMORY_BYTES)
     for at in (0, 8, 64, 2040, 4064, 4088):
@@ -132,11 +122,9 @@ def a_bitmap_may_lie_anywhere_and_hold_anything(subject: Subject) -> Iterator[Sc
     yield table.script
 
 
+@experiment("DIRTY-110", "DIRTY-114", "DIRTY-115", own_open=True)
 def one_range_leaves_the_others(subject: Subject) -> Iterator[Script]:
-    """What lies in other mappings stays dirty, and so should what lies in the same.
-
-    Clauses: DIRTY-110, DIRTY-114, DIRTY-115.
-    """
+    """What lies in other mappings stays dirty, and so should what lies in the same."""
     for huge in (True, False):
         table = TrackedTable(MockDirtier(), huge=huge)
         for number in range(4):
@@ -151,11 +139,9 @@ def one_range_leaves_the_others(subject: Subject) -> Iterator[Script]:
         yield table.script
 
 
+@experiment("DIRTY-128", own_open=True)
 def a_report_may_begin_and_end_anywhere(subject: Subject) -> Iterator[Script]:
-    """Ranges that begin and end at the smallest page, inside whatever an entry is.
-
-    Clauses: DIRTY-128.
-    """
+    """Ranges that begin and end at the smallest page, inside whatever an entry is."""
     table = TrackedTable(MockDirtier())
     table.map(0, 65536)
     table.write(*range(0, 65536, 2048))
@@ -166,11 +152,9 @@ def a_report_may_begin_and_end_anywhere(subject: Subject) -> Iterator[Script]:
     yield table.script
 
 
+@experiment("DIRTY-110", "DIRTY-115", "DIRTY-117", own_open=True)
 def entries_larger_than_the_range(subject: Subject) -> Iterator[Script]:
-    """On huge pages, ranges that begin and end inside an entry.
-
-    Clauses: DIRTY-110, DIRTY-115, DIRTY-117.
-    """
+    """On huge pages, ranges that begin and end inside an entry."""
     if not subject.has("hugepages"):
         return
     for mapped in (1 << 20, 2 << 20):
@@ -185,11 +169,9 @@ def entries_larger_than_the_range(subject: Subject) -> Iterator[Script]:
         yield table.script
 
 
+@experiment("DIRTY-121", "DIRTY-122", "DIRTY-123", own_open=True)
 def tracking_begins_clean_and_sees_new_mappings(subject: Subject) -> Iterator[Script]:
-    """Switching on forgets; mapping anew forgets; what is mapped meanwhile is tracked.
-
-    Clauses: DIRTY-121 to DIRTY-123.
-    """
+    """Switching on forgets; mapping anew forgets; what is mapped meanwhile is tracked."""
     table = TrackedTable(MockDirtier())
     table.map(0, 65536)
     table.write(0, 4096, 61440)
@@ -207,11 +189,9 @@ def tracking_begins_clean_and_sees_new_mappings(subject: Subject) -> Iterator[Sc
     yield table.script
 
 
+@experiment("DIRTY-120", own_open=True)
 def tables_of_one_space_have_bits_of_their_own(subject: Subject) -> Iterator[Script]:
-    """A write through one device's table is not dirty in another's, nor cleared there.
-
-    Clauses: DIRTY-120.
-    """
+    """A write through one device's table is not dirty in another's, nor cleared there."""
     if not subject.has("mock"):
         return
     table = TrackedTable(MockDirtier(), huge=False)
@@ -226,11 +206,9 @@ def tables_of_one_space_have_bits_of_their_own(subject: Subject) -> Iterator[Scr
     yield table.script
 
 
+@experiment("DIRTY-126", own_open=True)
 def addresses_nobody_mapped_hide_nothing(subject: Subject) -> Iterator[Script]:
-    """A range with holes before, between and after mappings.
-
-    Clauses: DIRTY-126.
-    """
+    """A range with holes before, between and after mappings."""
     table = TrackedTable(MockDirtier())
     table.map(8192, 8192)
     table.map(32768, 8192, 8192)
@@ -242,11 +220,9 @@ def addresses_nobody_mapped_hide_nothing(subject: Subject) -> Iterator[Script]:
     yield table.script
 
 
+@experiment("DIRTY-127", own_open=True)
 def a_bitmap_that_cannot_be_written_loses_nothing(subject: Subject) -> Iterator[Script]:
-    """The address of no memory as the bitmap's: no success, and the pages are reported next time.
-
-    Clauses: DIRTY-127.
-    """
+    """The address of no memory as the bitmap's: no success, and the pages are reported next time."""
     table = TrackedTable(MockDirtier(), huge=False)
     table.map(0, 4096)
     table.write(0)
@@ -259,11 +235,9 @@ def a_bitmap_that_cannot_be_written_loses_nothing(subject: Subject) -> Iterator[
     yield table.script
 
 
+@experiment("DIRTY-130", "DIRTY-131", "DIRTY-132", "DIRTY-133", "DIRTY-134", "DIRTY-135", own_open=True)
 def bad_arguments_of_tracking(subject: Subject) -> Iterator[Script]:
-    """Flags, reserved fields, ids, ranges and page sizes that nobody may give.
-
-    Clauses: DIRTY-130 to DIRTY-135.
-    """
+    """Flags, reserved fields, ids, ranges and page sizes that nobody may give."""
     table = TrackedTable(MockDirtier(), huge=False)
     script = table.script
     table.map(0, 65536)
@@ -304,19 +278,3 @@ def bad_arguments_of_tracking(subject: Subject) -> Iterator[Script]:
 
 _NAMES = {_EFAULT: "EFAULT", _EINVAL: "EINVAL", _ENOENT: "ENOENT", _EOVERFLOW: "EOVERFLOW",
           _EOPNOTSUPP: "EOPNOTSUPP"}  # fmt: skip
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    a_table_with_tracking_is_allocated_attached_and_switched,
-    a_device_without_tracking_gets_no_tracked_table,
-    a_table_without_the_flag_is_not_tracked,
-    what_was_written_is_reported_and_cleared,
-    a_report_may_begin_and_end_anywhere,
-    a_bitmap_may_lie_anywhere_and_hold_anything,
-    one_range_leaves_the_others,
-    entries_larger_than_the_range,
-    tracking_begins_clean_and_sees_new_mappings,
-    tables_of_one_space_have_bits_of_their_own,
-    addresses_nobody_mapped_hide_nothing,
-    a_bitmap_that_cannot_be_written_loses_nothing,
-    bad_arguments_of_tracking,
-)

@@ -6,14 +6,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.pages import PAGE
 from harness.program.script import Script
 from harness.spec.arcs import PRE_COPY_STATES, S, State
-from suites.dirty.experiments_log_interface import Experiment
 from suites.dirty.program import FILL, MEM, LoggedScript, engine_of
-
-__all__ = ["EXPERIMENTS"]
 
 _GIB = 1 << 30
 
@@ -25,11 +23,9 @@ def _some(subject: Subject, s: LoggedScript, quick: int, slow: int, pages: int |
     return [0, last, *subject.rng.sample(range(1, last), max(0, count - 2))][: max(1, count)]
 
 
+@experiment("DIRTY-030", "DIRTY-031", "DIRTY-034", "DIRTY-035", needs=("dma_logging", "engine"), traffic=True)
 def what_was_written_is_reported_once(subject: Subject) -> Iterator[Script]:
-    """Pages here and there, and memory shows that they were written; a second report has none of them.
-
-    Clauses: DIRTY-030, DIRTY-031, DIRTY-034, DIRTY-035.
-    """
+    """Pages here and there, and memory shows that they were written; a second report has none of them."""
     s = LoggedScript(subject, pages=96)
     assert s.traffic is not None
     s.start()
@@ -41,11 +37,9 @@ def what_was_written_is_reported_once(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-031", "DIRTY-058", needs=("dma_logging", "engine"), traffic=True)
 def a_page_written_again_is_reported_again(subject: Subject) -> Iterator[Script]:
-    """Write, report, write the same pages and some others, report.
-
-    Clauses: DIRTY-058, DIRTY-031.
-    """
+    """Write, report, write the same pages and some others, report."""
     s = LoggedScript(subject, "DIRTY-058")
     pages = _some(subject, s, 8, 2)
     s.start()
@@ -56,11 +50,9 @@ def a_page_written_again_is_reported_again(subject: Subject) -> Iterator[Script]
     yield s.finish()
 
 
+@experiment("DIRTY-031", "DIRTY-032", "DIRTY-034", needs=("dma_logging", "engine"), traffic=True)
 def a_report_takes_its_range_and_nothing_else(subject: Subject) -> Iterator[Script]:
-    """The log is read in pieces, in any order, some of them twice; nothing is lost and nothing comes twice.
-
-    Clauses: DIRTY-032, DIRTY-031, DIRTY-034.
-    """
+    """The log is read in pieces, in any order, some of them twice; nothing is lost or comes twice."""
     s = LoggedScript(subject, "DIRTY-032", pages=128)
     pages = _some(subject, s, 30, 4)
     s.start()
@@ -76,11 +68,9 @@ def a_report_takes_its_range_and_nothing_else(subject: Subject) -> Iterator[Scri
     yield s.finish()
 
 
+@experiment("DIRTY-032", needs=("dma_logging", "engine"), traffic=True)
 def the_neighbour_of_a_report_stays_dirty(subject: Subject) -> Iterator[Script]:
-    """Pages 62 to 66 are written; one page is read out, then those around it.
-
-    Clauses: DIRTY-032.
-    """
+    """Pages 62 to 66 are written; one page is read out, then those around it."""
     s = LoggedScript(subject, "DIRTY-032", pages=128)
     s.start()
     s.write_pages((62, 63, 64, 65, 66) if s.quick else (63, 64, 65))
@@ -90,11 +80,9 @@ def the_neighbour_of_a_report_stays_dirty(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-031", "DIRTY-036", "DIRTY-037", needs=("dma_logging", "engine"), traffic=True)
 def reports_in_other_page_sizes(subject: Subject) -> Iterator[Script]:
-    """Larger pages than the log's: one bit for what any part of was written; and smaller ones.
-
-    Clauses: DIRTY-036, DIRTY-037, DIRTY-031.
-    """
+    """Larger pages than the log's: one bit for what any part of was written; and smaller ones."""
     for log_size, sizes, clause in (
         (PAGE, (8192, 16384, 65536, 1 << 20), "DIRTY-036"),
         (65536, (PAGE, 8192, 32768), "DIRTY-037"),
@@ -109,11 +97,9 @@ def reports_in_other_page_sizes(subject: Subject) -> Iterator[Script]:
         yield s.finish()
 
 
+@experiment("DIRTY-036", needs=("dma_logging", "engine"), traffic=True)
 def a_report_that_begins_inside_a_larger_page(subject: Subject) -> Iterator[Script]:
-    """Bits are counted from the report's own IOVA, which need not be aligned to its page size.
-
-    Clauses: DIRTY-036.
-    """
+    """Bits are counted from the report's own IOVA, which need not be aligned to its page size."""
     s = LoggedScript(subject, "DIRTY-036", pages=256)
     s.start()
     for first, size in ((3, 16384), (1, 65536), (5, 8192)):
@@ -123,11 +109,9 @@ def a_report_that_begins_inside_a_larger_page(subject: Subject) -> Iterator[Scri
     yield s.finish()
 
 
+@experiment("DIRTY-035", "DIRTY-038", needs=("dma_logging", "engine"), traffic=True)
 def the_bitmap_may_lie_anywhere(subject: Subject) -> Iterator[Script]:
-    """At every kind of place in a page of the caller's memory, and across its end.
-
-    Clauses: DIRTY-038, DIRTY-035.
-    """
+    """At every kind of place in a page of the caller's memory, and across its end."""
     s = LoggedScript(subject, "DIRTY-038", pages=256)
     s.start()
     for off in (0, 8, 2048, PAGE - 8, PAGE - 16, PAGE - 24) if s.quick else (PAGE - 8, 16):
@@ -136,11 +120,9 @@ def the_bitmap_may_lie_anywhere(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-030", "DIRTY-041", needs=("dma_logging", "engine"), traffic=True)
 def the_log_begins_empty(subject: Subject) -> Iterator[Script]:
-    """What an earlier log held, and what was written while none was kept, is not in the next.
-
-    Clauses: DIRTY-041, DIRTY-030.
-    """
+    """What an earlier log held, and what was written while none was kept, is not in the next."""
     s = LoggedScript(subject)
     s.start()
     s.write_pages([1, 2])
@@ -152,11 +134,9 @@ def the_log_begins_empty(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-043", "DIRTY-060", needs=("dma_logging", "engine"), traffic=True)
 def every_one_of_many_ranges_is_logged(subject: Subject) -> Iterator[Script]:
-    """Adjacent ranges, ranges with gaps, out of order, far apart; reports within one, and across them.
-
-    Clauses: DIRTY-043, DIRTY-060.
-    """
+    """Adjacent ranges, ranges with gaps, out of order, far apart; reports within one, and across them."""
     s = LoggedScript(subject, "DIRTY-043", pages=128)
     pieces = [(0, 1), (1, 2), (3, 1), (8, 8), (16, 16), (40, 1), (64, 32), (127, 1)]
     subject.rng.shuffle(pieces)
@@ -185,11 +165,9 @@ def every_one_of_many_ranges_is_logged(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-060", needs=("dma_logging", "engine"), traffic=True)
 def dma_outside_the_ranges_disturbs_nothing(subject: Subject) -> Iterator[Script]:
-    """The device writes before, between and after the ranges, and in them.
-
-    Clauses: DIRTY-060.
-    """
+    """The device writes before, between and after the ranges, and in them."""
     s = LoggedScript(subject, "DIRTY-060", pages=64)
     s.start((s.at(8), 8 * PAGE), (s.at(32), 8 * PAGE))
     inside, outside = [8, 15, 32, 39], [0, 7, 16, 31, 40, 63]
@@ -200,11 +178,9 @@ def dma_outside_the_ranges_disturbs_nothing(subject: Subject) -> Iterator[Script
     yield s.finish()
 
 
+@experiment("DIRTY-044", needs=("dma_logging", "engine"), traffic=True)
 def writes_that_begin_and_end_inside_a_page(subject: Subject) -> Iterator[Script]:
-    """Each page that a write touches is dirty, by however few bytes.
-
-    Clauses: DIRTY-044.
-    """
+    """Each page that a write touches is dirty, by however few bytes."""
     engine = engine_of(subject)
     if engine is None or not engine.can("bytes"):
         return
@@ -230,11 +206,9 @@ def writes_that_begin_and_end_inside_a_page(subject: Subject) -> Iterator[Script
     yield s.finish()
 
 
+@experiment("DIRTY-030", "DIRTY-060", needs=("dma_logging", "engine"), traffic=True)
 def the_edges_of_a_range_are_inside_it(subject: Subject) -> Iterator[Script]:
-    """A write over the first or the last page of a range and its neighbour outside.
-
-    Clauses: DIRTY-030, DIRTY-060.
-    """
+    """A write over the first or the last page of a range and its neighbour outside."""
     engine = engine_of(subject)
     if engine is None or not engine.can("bytes"):
         return
@@ -247,11 +221,9 @@ def the_edges_of_a_range_are_inside_it(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-045", "DIRTY-048", needs=("dma_logging", "engine"), traffic=True)
 def the_log_outlives_changes_of_the_state(subject: Subject) -> Iterator[Script]:
-    """What was written before STOP, STOP_COPY or a cancelled PRE_COPY is reported in it, and afterwards.
-
-    Clauses: DIRTY-045, DIRTY-048.
-    """
+    """What was written before STOP, STOP_COPY or a cancelled PRE_COPY is reported in it, and afterwards."""
     if not subject.has("migration"):
         return
     ways: list[Sequence[State]] = [(S.STOP,), (S.STOP, S.RUNNING), (S.STOP_COPY,), (S.STOP_COPY, S.RUNNING)]
@@ -274,11 +246,9 @@ def the_log_outlives_changes_of_the_state(subject: Subject) -> Iterator[Script]:
         yield s.finish()
 
 
+@experiment("DIRTY-045", "DIRTY-058", needs=("dma_logging", "engine"), traffic=True)
 def pages_written_in_pre_copy_are_reported(subject: Subject) -> Iterator[Script]:
-    """As a migration does it: rounds of reports in PRE_COPY (or RUNNING), the last one in STOP_COPY.
-
-    Clauses: DIRTY-045, DIRTY-058.
-    """
+    """As a migration does it: rounds of reports in PRE_COPY (or RUNNING), the last one in STOP_COPY."""
     if not subject.has("migration"):
         return
     s = LoggedScript(subject, "DIRTY-045")
@@ -295,11 +265,9 @@ def pages_written_in_pre_copy_are_reported(subject: Subject) -> Iterator[Script]
     yield s.finish()
 
 
+@experiment("DIRTY-046", needs=("dma_logging", "engine"), traffic=True)
 def a_reset_ends_the_log_or_keeps_it_whole(subject: Subject) -> Iterator[Script]:
-    """After a reset REPORT fails, or still has what was written before.
-
-    Clauses: DIRTY-046.
-    """
+    """After a reset REPORT fails, or still has what was written before."""
     if not subject.has("reset"):
         return
     for state in (S.RUNNING, S.STOP) if subject.has("migration") else (S.RUNNING,):
@@ -318,11 +286,9 @@ def a_reset_ends_the_log_or_keeps_it_whole(subject: Subject) -> Iterator[Script]
         yield s.finish()
 
 
+@experiment("DIRTY-053", needs=("dma_logging", "engine"), traffic=True)
 def a_report_beyond_the_ranges_is_refused_or_complete(subject: Subject) -> Iterator[Script]:
-    """It begins before the range, ends after it, or both.
-
-    Clauses: DIRTY-053.
-    """
+    """It begins before the range, ends after it, or both."""
     for before, after in ((4, 0), (0, 4), (4, 4)):
         s = LoggedScript(subject, "DIRTY-053")
         s.start((s.at(16), 16 * PAGE))
@@ -331,11 +297,9 @@ def a_report_beyond_the_ranges_is_refused_or_complete(subject: Subject) -> Itera
         yield s.finish()
 
 
+@experiment("DIRTY-054", needs=("dma_logging", "engine"), traffic=True)
 def pages_that_are_only_read_stay_clean(subject: Subject) -> Iterator[Script]:
-    """The device reads some pages and writes others.
-
-    Clauses: DIRTY-054.
-    """
+    """The device reads some pages and writes others."""
     engine = engine_of(subject)
     if engine is None or not engine.can("read"):
         return
@@ -351,15 +315,18 @@ def pages_that_are_only_read_stay_clean(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-031", "DIRTY-057", needs=("dma_logging", "engine"), traffic=True)
 def a_large_range_is_reported_in_every_part(subject: Subject) -> Iterator[Script]:
-    """64 GiB in pages of 4 KiB are a bitmap of 2 MiB; pages at both ends of it and between are written.
-
-    Clauses: DIRTY-057, DIRTY-031.
-    """
+    """64 GiB in pages of 4 KiB are a bitmap of 2 MiB; pages at both ends of it and between are written."""
     engine = engine_of(subject)
     if engine is None:
         return
     base = 1 << 20
+    if engine.reach.highest < 64 * _GIB:
+        subject.notes.append(
+            f"{subject.device_id}: its engine ({engine.name}) reaches IOVAs up to {engine.reach.highest:#x}: "
+            "ranges are narrowed to that"
+        )
     most = min(64 * _GIB, (engine.reach.highest + 1 - base) // (1 << 24) * (1 << 24))
     s = LoggedScript(subject, "DIRTY-057", pages=16, base=base)
     places = [base, base + most // 2, base + most - s.bytes]
@@ -377,11 +344,9 @@ def a_large_range_is_reported_in_every_part(subject: Subject) -> Iterator[Script
     yield s.finish()
 
 
+@experiment("DIRTY-030", "DIRTY-057", needs=("dma_logging", "engine"), traffic=True)
 def a_million_pages_are_written_and_reported(subject: Subject) -> Iterator[Script]:
-    """A few bytes in every page of a GiB, the same memory mapped again and again; and every third page of it.
-
-    Clauses: DIRTY-057, DIRTY-030.
-    """
+    """A few bytes in every page of a GiB, the same memory mapped again and again; then every third page."""
     engine = engine_of(subject)
     if engine is None or not engine.can("strided"):
         return
@@ -399,12 +364,11 @@ def a_million_pages_are_written_and_reported(subject: Subject) -> Iterator[Scrip
     yield s.finish()
 
 
+@experiment("DIRTY-055", needs=("dma_logging", "engine"), traffic=True)
 def work_under_way_is_in_a_later_report(subject: Subject) -> Iterator[Script]:
     """A write is begun, reports are made while it is under way, and one when it is over.
 
     What memory shows after the last of the early reports was written after them: a later one must have it.
-
-    Clauses: DIRTY-055.
     """
     engine = engine_of(subject)
     if engine is None or not engine.can("begin"):
@@ -424,11 +388,9 @@ def work_under_way_is_in_a_later_report(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-030", needs=("dma_logging", "engine"), traffic=True)
 def registers_that_can_be_mapped_are_no_way_past_the_log(subject: Subject) -> Iterator[Script]:
-    """A write that was told through a mapping of the registers, where the device allows one, is logged too.
-
-    Clauses: DIRTY-030.
-    """
+    """A write that was told through a mapping of the registers is logged too, where one is allowed."""
     engine = engine_of(subject)
     if engine is None or not engine.can("begin"):
         return
@@ -450,11 +412,9 @@ def registers_that_can_be_mapped_are_no_way_past_the_log(subject: Subject) -> It
     yield s.finish()
 
 
+@experiment("DIRTY-055", needs=("dma_logging", "engine"), traffic=True)
 def endless_traffic_is_in_the_last_report(subject: Subject) -> Iterator[Script]:
-    """Reports while the device writes without end; then memory shows what they must have had.
-
-    Clauses: DIRTY-055.
-    """
+    """Reports while the device writes without end; then memory shows what they must have had."""
     engine = engine_of(subject)
     if engine is None or not engine.can("endless"):
         return
@@ -475,17 +435,3 @@ def endless_traffic_is_in_the_last_report(subject: Subject) -> Iterator[Script]:
     s.report()
     s.report()
     yield s.finish()
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    what_was_written_is_reported_once, a_page_written_again_is_reported_again,
-    a_report_takes_its_range_and_nothing_else, the_neighbour_of_a_report_stays_dirty,
-    reports_in_other_page_sizes, a_report_that_begins_inside_a_larger_page, the_bitmap_may_lie_anywhere,
-    the_log_begins_empty, every_one_of_many_ranges_is_logged, dma_outside_the_ranges_disturbs_nothing,
-    writes_that_begin_and_end_inside_a_page, the_edges_of_a_range_are_inside_it,
-    the_log_outlives_changes_of_the_state, pages_written_in_pre_copy_are_reported,
-    a_reset_ends_the_log_or_keeps_it_whole, a_report_beyond_the_ranges_is_refused_or_complete,
-    pages_that_are_only_read_stay_clean, a_large_range_is_reported_in_every_part,
-    a_million_pages_are_written_and_reported, work_under_way_is_in_a_later_report,
-    registers_that_can_be_mapped_are_no_way_past_the_log, endless_traffic_is_in_the_last_report,
-)  # fmt: skip

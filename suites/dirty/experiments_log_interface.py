@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from errno import EFAULT
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.pages import PAGE
 from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
 from harness.spec.arcs import SAVING_GROUP, S, State
 from suites.dirty.program import LoggedScript
 
-__all__ = ["EXPERIMENTS", "OWN_SESSION", "Experiment"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _START, _STOP, _REPORT = 6, 7, 8
 _MOST_RANGES = PAGE // 16
 _NOBODYS_ADDRESS = 0x1000
@@ -28,11 +26,9 @@ def _report_refused(s: LoggedScript, clause: str, before: int) -> None:
     s.claim(clause, s.report(), "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
 
 
+@experiment("DIRTY-001", needs=("dma_logging_any",), traffic=True)
 def the_three_features_come_together(subject: Subject) -> Iterator[Script]:
-    """A device that can log can be started, stopped and asked.
-
-    Clauses: DIRTY-001.
-    """
+    """A device that can log can be started, stopped and asked."""
     s = Script(fresh=False)
     has = [
         s.op("feature", fd="d", flags=FEATURE_PROBE | way | feature)
@@ -45,11 +41,9 @@ def the_three_features_come_together(subject: Subject) -> Iterator[Script]:
     yield s
 
 
+@experiment("DIRTY-002", "DIRTY-005", needs=("dma_logging",), traffic=True)
 def methods_that_a_feature_lacks_are_refused(subject: Subject) -> Iterator[Script]:
-    """START and STOP cannot be got, REPORT cannot be set, by PROBE and in earnest.
-
-    Clauses: DIRTY-002, DIRTY-005.
-    """
+    """START and STOP cannot be got, REPORT cannot be set, by PROBE and in earnest."""
     s = LoggedScript(subject)
     for feature, way in ((_START, FEATURE_GET), (_STOP, FEATURE_GET), (_REPORT, FEATURE_SET)):
         index = s.op("feature", fd="d", flags=FEATURE_PROBE | way | feature)
@@ -59,11 +53,9 @@ def methods_that_a_feature_lacks_are_refused(subject: Subject) -> Iterator[Scrip
     yield s.finish()
 
 
+@experiment("DIRTY-003", needs=("dma_logging",), traffic=True)
 def probe_changes_nothing_of_the_log(subject: Subject) -> Iterator[Script]:
-    """PROBE of START starts none, of STOP ends none, of REPORT takes nothing out.
-
-    Clauses: DIRTY-003.
-    """
+    """PROBE of START starts none, of STOP ends none, of REPORT takes nothing out."""
     s = LoggedScript(subject, "DIRTY-003")
     before = s.report()
     s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_SET | _START)
@@ -78,11 +70,9 @@ def probe_changes_nothing_of_the_log(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-004", "DIRTY-006", needs=("dma_logging",), traffic=True)
 def the_size_of_the_argument_is_respected(subject: Subject) -> Iterator[Script]:
-    """Too small is refused, larger than needed is accepted.
-
-    Clauses: DIRTY-004, DIRTY-006.
-    """
+    """Too small is refused, larger than needed is accepted."""
     s = LoggedScript(subject)
     s.op("mmap", out="ranges", n=PAGE)
     s.op("mem_write", mem="ranges", hex=struct.pack("=QQ", s.base, s.bytes).hex())
@@ -114,11 +104,11 @@ def the_size_of_the_argument_is_respected(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment(
+    "DIRTY-010", "DIRTY-039", "DIRTY-040", "DIRTY-042", "DIRTY-061", needs=("dma_logging",), traffic=True,
+)  # fmt: skip
 def a_log_is_started_asked_and_stopped_again_and_again(subject: Subject) -> Iterator[Script]:
-    """No REPORT before, none after, and as often as one likes.
-
-    Clauses: DIRTY-010, DIRTY-039, DIRTY-040, DIRTY-042, DIRTY-061.
-    """
+    """No REPORT before, none after, and as often as one likes."""
     s = LoggedScript(subject)
     s.report()
     for turn in range(5):
@@ -132,11 +122,9 @@ def a_log_is_started_asked_and_stopped_again_and_again(subject: Subject) -> Iter
     yield s.finish()
 
 
+@experiment("DIRTY-011", "DIRTY-021", needs=("dma_logging",), traffic=True)
 def a_page_of_the_kernel_full_of_ranges_is_accepted(subject: Subject) -> Iterator[Script]:
-    """As many ranges as a page holds; one more may be refused.
-
-    Clauses: DIRTY-011, DIRTY-021.
-    """
+    """As many ranges as a page holds; one more may be refused."""
     s = LoggedScript(subject)
     for count in (2, 17, _MOST_RANGES):
         s.start(*[(s.base + 2 * n * PAGE, PAGE) for n in range(count)])
@@ -157,11 +145,9 @@ def _still_usable(s: LoggedScript) -> None:
     s.claim("DIRTY-021", ended, "errno", "==", 0, "STOP succeeds afterwards")
 
 
+@experiment("DIRTY-012", "DIRTY-013", needs=("dma_logging",), traffic=True)
 def another_start_in_the_meantime_is_refused(subject: Subject) -> Iterator[Script]:
-    """With the same ranges, with others, and after a report.
-
-    Clauses: DIRTY-012, DIRTY-013.
-    """
+    """With the same ranges, with others, and after a report."""
     s = LoggedScript(subject, "DIRTY-013")
     s.start()
     if s.traffic is not None:
@@ -177,11 +163,12 @@ def another_start_in_the_meantime_is_refused(subject: Subject) -> Iterator[Scrip
     yield s.finish()
 
 
+@experiment(
+    "DIRTY-014", "DIRTY-017", "DIRTY-018", "DIRTY-019", "DIRTY-020", "DIRTY-022", needs=("dma_logging",),
+    traffic=True,
+)  # fmt: skip
 def a_start_that_fails_leaves_no_log(subject: Subject) -> Iterator[Script]:
-    """After each START that is refused no log is kept, and another one succeeds.
-
-    Clauses: DIRTY-014, DIRTY-017 to DIRTY-020, DIRTY-022.
-    """
+    """After each START that is refused no log is kept, and another one succeeds."""
     page, top = PAGE, 1 << 64
     one = LoggedScript(subject).base
     cases: list[tuple[str, list[tuple[int, int]], int, dict[str, int]]] = [
@@ -217,11 +204,9 @@ def a_start_that_fails_leaves_no_log(subject: Subject) -> Iterator[Script]:
     yield s.finish()
 
 
+@experiment("DIRTY-015", "DIRTY-016", needs=("dma_logging",), traffic=True)
 def hints_of_any_size_are_taken(subject: Subject) -> Iterator[Script]:
-    """The device need not do the page size it is told, but it must start.
-
-    Clauses: DIRTY-015, DIRTY-016.
-    """
+    """The device need not do the page size it is told, but it must start."""
     for size in (4096, 8192, 65536, 1 << 21, _GIB):
         s = LoggedScript(subject, base=_GIB if subject.capabilities.get("engine") != "edu" else 1 << 24)
         base = -(-s.base // size) * size
@@ -230,11 +215,9 @@ def hints_of_any_size_are_taken(subject: Subject) -> Iterator[Script]:
         yield s.finish()
 
 
+@experiment("DIRTY-014", "DIRTY-021", needs=("dma_logging",), traffic=True)
 def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
-    """Empty ranges, odd page sizes, reserved bits, everything at once.
-
-    Clauses: DIRTY-021, DIRTY-014.
-    """
+    """Empty ranges, odd page sizes, reserved bits, everything at once."""
     for ranges, size, more in (
         ([(0, 0)], PAGE, {}),
         ([(PAGE, 0), (PAGE, 0)], PAGE, {}),
@@ -258,11 +241,9 @@ def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
         yield s.finish()
 
 
+@experiment("DIRTY-021", "DIRTY-050", "DIRTY-051", needs=("dma_logging",), traffic=True)
 def reports_nobody_foresaw_are_refused_or_harmless(subject: Subject) -> Iterator[Script]:
-    """Odd page sizes, ranges past 2^64, nothing at all.
-
-    Clauses: DIRTY-050, DIRTY-051, DIRTY-021.
-    """
+    """Odd page sizes, ranges past 2^64, nothing at all."""
     s = LoggedScript(subject)
     s.start()
     for size in (0, 3, 4095, 4097, 12288):
@@ -280,11 +261,9 @@ def reports_nobody_foresaw_are_refused_or_harmless(subject: Subject) -> Iterator
     yield s.finish()
 
 
+@experiment("DIRTY-039", "DIRTY-059", needs=("dma_logging",), traffic=True)
 def stop_and_report_without_a_log_do_no_harm(subject: Subject) -> Iterator[Script]:
-    """Whatever STOP says when there is nothing to stop.
-
-    Clauses: DIRTY-039, DIRTY-059.
-    """
+    """Whatever STOP says when there is nothing to stop."""
     s = LoggedScript(subject)
     for _ in range(3):
         s.stop()
@@ -298,11 +277,9 @@ def stop_and_report_without_a_log_do_no_harm(subject: Subject) -> Iterator[Scrip
     yield s.finish()
 
 
+@experiment("DIRTY-033", "DIRTY-035", needs=("dma_logging",), traffic=True)
 def the_callers_bits_stay(subject: Subject) -> Iterator[Script]:
-    """A bitmap with bits in it keeps them; nothing beside it is touched.
-
-    Clauses: DIRTY-033, DIRTY-035.
-    """
+    """A bitmap with bits in it keeps them; nothing beside it is touched."""
     s = LoggedScript(subject)
     s.start()
     for preset in ("ff" * 8, "55" * 8, "01" + "00" * 6 + "80"):
@@ -321,11 +298,9 @@ def _reach(s: LoggedScript, state: State) -> None:
         s.op("get_state", fd="d")
 
 
+@experiment("DIRTY-048", "DIRTY-049", needs=("dma_logging",), traffic=True)
 def the_log_works_in_every_state(subject: Subject) -> Iterator[Script]:
-    """START, REPORT and STOP wherever the migration state is, as nothing connects the two.
-
-    Clauses: DIRTY-048, DIRTY-049.
-    """
+    """START, REPORT and STOP wherever the migration state is, as nothing connects the two."""
     if not subject.has("migration"):
         return
     for state in subject.states:
@@ -343,11 +318,9 @@ def the_log_works_in_every_state(subject: Subject) -> Iterator[Script]:
         yield s.finish()
 
 
+@experiment("DIRTY-047", needs=("dma_logging",), own_open=True, traffic=True)
 def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
-    """The device is closed with a log, and opened again.
-
-    Clauses: DIRTY-047.
-    """
+    """The device is closed with a log, and opened again."""
     s = Script(fresh=False)
     for turn in range(2):
         _open(s)
@@ -363,11 +336,9 @@ def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
     yield s
 
 
+@experiment("DIRTY-040", "DIRTY-042", needs=("dma_logging",), own_open=True, traffic=True)
 def stop_ends_the_log_of_this_user(subject: Subject) -> Iterator[Script]:
-    """On an open of its own, so that what an earlier program left behind plays no part.
-
-    Clauses: DIRTY-040, DIRTY-042.
-    """
+    """On an open of its own, so that what an earlier program left behind plays no part."""
     s = Script(fresh=False)
     _open(s)
     _ask(s)
@@ -392,14 +363,3 @@ def _open(s: Script) -> None:
     s.op("open_cdev", dev="dev0", out="d")
     s.op("bind", fd="d", iommufd="i")
     s.op("attach", fd="d", pt="ioas")
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    the_three_features_come_together, methods_that_a_feature_lacks_are_refused,
-    probe_changes_nothing_of_the_log, the_size_of_the_argument_is_respected,
-    a_log_is_started_asked_and_stopped_again_and_again, a_page_of_the_kernel_full_of_ranges_is_accepted,
-    another_start_in_the_meantime_is_refused, a_start_that_fails_leaves_no_log, hints_of_any_size_are_taken,
-    requests_nobody_foresaw_do_no_harm, reports_nobody_foresaw_are_refused_or_harmless,
-    stop_and_report_without_a_log_do_no_harm, the_callers_bits_stay, the_log_works_in_every_state,
-)  # fmt: skip
-OWN_SESSION: tuple[Experiment, ...] = (the_next_user_finds_no_log, stop_ends_the_log_of_this_user)

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.engines import load_engine
 from harness.program.script import Script
 
-__all__ = ["CAP_SYS_RAWIO", "EXPERIMENTS", "everything_but", "opened"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
+__all__ = ["CAP_SYS_RAWIO", "everything_but", "opened"]
 
 TAINT = "/proc/sys/kernel/tainted"
 CAP_SYS_RAWIO = 17  # include/uapi/linux/capability.h
@@ -39,8 +38,8 @@ def opened(script: Script, *, attach: bool = True) -> dict[str, int]:
     return found
 
 
+@experiment("EMU-001", "EMU-002", "EMU-003", "EMU-004", "EMU-005", own_open=True)
 def an_emulated_device_binds_and_attaches_without_an_iommu(subject: Subject) -> Iterator[Script]:
-    """Clauses: EMU-001 to EMU-005."""
     script = Script(fresh=False)
     before = script.op("read_text", path=TAINT)
     made = opened(script, attach=False)
@@ -76,8 +75,8 @@ def _ranges(script: Script) -> int:
     )  # fmt: skip
 
 
+@experiment("EMU-007", own_open=True)
 def a_container_of_an_emulated_device_is_an_ordinary_one(subject: Subject) -> Iterator[Script]:
-    """Clauses: EMU-007."""
     script = Script(fresh=False)
     script.op("open_group", dev="dev0", out="g")
     script.op("open_container", out="c")
@@ -94,8 +93,8 @@ def a_container_of_an_emulated_device_is_an_ordinary_one(subject: Subject) -> It
     yield script
 
 
+@experiment("EMU-008", own_open=True)
 def an_emulated_device_needs_no_privilege(subject: Subject) -> Iterator[Script]:
-    """Clauses: EMU-008."""
     script = Script(fresh=False)
     script.op("fork", actor="p")
     dropped = script.op("act", actor="p", do=["drop_capability", {"caps": everything_but()}])
@@ -115,11 +114,9 @@ def an_emulated_device_needs_no_privilege(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("EMU-009", own_open=True)
 def regions_work_without_an_address_space(subject: Subject) -> Iterator[Script]:
-    """Two mutations after each other, before and after ATTACH: each time the device shows the same.
-
-    Clauses: EMU-009.
-    """
+    """Two mutations after each other, before and after ATTACH: each time the device shows the same."""
     quiet = [m for n, m in enumerate(subject.mutations) if not (subject.drains and subject.drains[n])]
     if not subject.state_regions or len(quiet) < 2:
         return
@@ -209,8 +206,8 @@ def _memories(subject: Subject) -> Iterator[_Memory]:
         yield _Memory(subject, pinned=True)
 
 
+@experiment("EMU-010", "EMU-011", "EMU-012", own_open=True)
 def unmapped_memory_is_out_of_reach(subject: Subject) -> Iterator[Script]:
-    """Clauses: EMU-010 to EMU-012."""
     for script in _memories(subject):
         kept = script.changed("one")
         unmap = script.unmapped()
@@ -232,8 +229,8 @@ def unmapped_memory_is_out_of_reach(subject: Subject) -> Iterator[Script]:
         yield script
 
 
+@experiment("EMU-013", own_open=True)
 def a_detached_device_reaches_nothing(subject: Subject) -> Iterator[Script]:
-    """Clauses: EMU-013."""
     for script in _memories(subject):
         script.refill()
         script.op("detach", fd="d")
@@ -242,8 +239,8 @@ def a_detached_device_reaches_nothing(subject: Subject) -> Iterator[Script]:
         yield script
 
 
+@experiment("EMU-014", own_open=True)
 def another_address_space_replaces_the_first(subject: Subject) -> Iterator[Script]:
-    """Clauses: EMU-014."""
     for script in _memories(subject):
         script.op("ioas_alloc", fd="i", out="other")
         script.mapped("two", "other")
@@ -254,14 +251,3 @@ def another_address_space_replaces_the_first(subject: Subject) -> Iterator[Scrip
         script.claim("EMU-014", script.changed("two"), "pages", "==", 1, "the write in the new space", there)
         script.claim("EMU-014", script.changed("one"), "pages", "==", 0, "memory one untouched", there)
         yield script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    an_emulated_device_binds_and_attaches_without_an_iommu,
-    a_container_of_an_emulated_device_is_an_ordinary_one,
-    an_emulated_device_needs_no_privilege,
-    regions_work_without_an_address_space,
-    unmapped_memory_is_out_of_reach,
-    a_detached_device_reaches_nothing,
-    another_address_space_replaces_the_first,
-)

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from fixtures.experiment import experiment
+from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import vfio
 from suites.emu.experiments_emulated import CAP_SYS_RAWIO
-
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Mapping[str, Any]], Iterator[Script]]
 
 _TYPE1, _TYPE1V2, _NOIOMMU = 1, 3, 8
 _CONFIG = 7
@@ -32,8 +29,8 @@ def _given(script: Script) -> int:
     return script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
 
 
-def a_noiommu_container_has_no_translation(capabilities: Mapping[str, Any]) -> Iterator[Script]:
-    """Clauses: EMU-043, EMU-044, EMU-046."""
+@experiment("EMU-043", "EMU-044", "EMU-046", needs=("noiommu",), own_open=True)
+def a_noiommu_container_has_no_translation(subject: Subject) -> Iterator[Script]:
     script = Script(fresh=False)
     joined = _grouped(script)
     here = [(joined, "errno", "==", 0)]
@@ -55,8 +52,8 @@ def a_noiommu_container_has_no_translation(capabilities: Mapping[str, Any]) -> I
     yield script
 
 
-def a_noiommu_device_can_be_used(capabilities: Mapping[str, Any]) -> Iterator[Script]:
-    """Clauses: EMU-045, EMU-052."""
+@experiment("EMU-045", "EMU-052", needs=("noiommu",), own_open=True)
+def a_noiommu_device_can_be_used(subject: Subject) -> Iterator[Script]:
     for _ in range(2):  # the second time everything of the first is closed
         script = Script(fresh=False)
         given = _given(script)
@@ -65,7 +62,7 @@ def a_noiommu_device_can_be_used(capabilities: Mapping[str, Any]) -> Iterator[Sc
         script.claim("EMU-045", info, "errno", "==", 0, "its info", [(given, "errno", "==", 0)])
         ids = script.op("region_read", fd="d", region=_CONFIG, off=0, n=4, width=4)
         script.claim(
-            "EMU-045", ids, "hex", "==", str(capabilities["config_ids"]), "the device's ids",
+            "EMU-045", ids, "hex", "==", str(subject.capabilities["config_ids"]), "the device's ids",
             [(given, "errno", "==", 0)],
         )  # fmt: skip
         for slot in ("d", "g", "c"):
@@ -75,8 +72,8 @@ def a_noiommu_device_can_be_used(capabilities: Mapping[str, Any]) -> Iterator[Sc
         yield script
 
 
-def noiommu_needs_sys_rawio(capabilities: Mapping[str, Any]) -> Iterator[Script]:
-    """Clauses: EMU-047 to EMU-049."""
+@experiment("EMU-047", "EMU-048", "EMU-049", needs=("noiommu",), own_open=True)
+def noiommu_needs_sys_rawio(subject: Subject) -> Iterator[Script]:
     script = Script(fresh=False)
     script.op("fork", actor="p")
     dropped = script.op("act", actor="p", do=["drop_capability", {"caps": [CAP_SYS_RAWIO]}])
@@ -103,8 +100,8 @@ def noiommu_needs_sys_rawio(capabilities: Mapping[str, Any]) -> Iterator[Script]
     yield script
 
 
-def an_iommufd_stands_in_for_a_noiommu_container(capabilities: Mapping[str, Any]) -> Iterator[Script]:
-    """Clauses: EMU-050, EMU-051."""
+@experiment("EMU-050", "EMU-051", needs=("noiommu",), own_open=True)
+def an_iommufd_stands_in_for_a_noiommu_container(subject: Subject) -> Iterator[Script]:
     script = Script(fresh=False)
     script.op("open_iommufd", out="i")
     script.op("open_group", dev="dev0", out="g")
@@ -125,11 +122,3 @@ def an_iommufd_stands_in_for_a_noiommu_container(capabilities: Mapping[str, Any]
     given = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
     script.claim("EMU-051", given, "errno", "!=", 0, "an error", [(compat, "errno", "==", 0)])
     yield script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    a_noiommu_container_has_no_translation,
-    a_noiommu_device_can_be_used,
-    noiommu_needs_sys_rawio,
-    an_iommufd_stands_in_for_a_noiommu_container,
-)

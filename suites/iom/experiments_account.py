@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
 from suites.iom.program import FIRST, PAGE, RW_FIXED, Core
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _GET, _SET = iommufd.IOMMU_OPTION_OP_GET, iommufd.IOMMU_OPTION_OP_SET
 _HUGE, _RLIMIT = iommufd.IOMMU_OPTION_HUGE_PAGES, iommufd.IOMMU_OPTION_RLIMIT_MODE
 _TOP = (1 << 64) - 1
@@ -24,11 +22,9 @@ def _option(core: Core, option: int, op: int, value: int = 0, thing: str | int =
     return core.io("IOMMU_OPTION", {"option_id": option, "op": op, "object_id": thing, "val64": value})
 
 
+@experiment("IOM-070", "IOM-071", "IOM-072", "IOM-073", needs=("mock",), own_open=True)
 def options_have_the_values_of_the_text(subject: Subject) -> Iterator[Script]:
-    """What they are at first, what they can be, and when they can be changed.
-
-    Clauses: IOM-070 to IOM-073.
-    """
+    """What they are at first, what they can be, and when they can be changed."""
     core = Core(ioas=False)
     core.is_("IOM-071", _option(core, _RLIMIT, _GET), "val64", 0, "by user is the default")
     core.ok("IOM-071", _option(core, _RLIMIT, _SET, 1), "by process")
@@ -55,11 +51,9 @@ def options_have_the_values_of_the_text(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-080", "IOM-081", own_open=True)
 def pinned_memory_is_counted_once(subject: Subject) -> Iterator[Script]:
-    """VmPin of the process while memory is mapped, copied, unmapped here and there, and left behind.
-
-    Clauses: IOM-080, IOM-081.
-    """
+    """VmPin of the process while memory is mapped, copied, unmapped here and there, and left behind."""
     if not subject.has("physical_iommu"):
         return
     core = Core()
@@ -98,11 +92,9 @@ def pinned_memory_is_counted_once(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("IOM-082", needs=("mock",), own_open=True)
 def the_limit_of_pinned_memory_holds(subject: Subject) -> Iterator[Script]:
-    """A process with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK, under both ways of accounting.
-
-    Clauses: IOM-082.
-    """
+    """A process with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK, under both ways of accounting."""
     for mode in (0, 1):
         core = Core(ioas=False)
         if mode:
@@ -135,11 +127,9 @@ def _in_map(core: Core, iova: int, length: int, ioas: str = "a") -> int:
     return _in(core, "p", "iommu", fd="f", cmd="IOMMU_IOAS_MAP", set=fields, mems={"user_va": ["m", 0]})
 
 
+@experiment("IOM-085", needs=("mock",), own_open=True)
 def an_iommufd_in_another_process(subject: Subject) -> Iterator[Script]:
-    """Passed by SCM_RIGHTS: what that process maps is its own memory, and stays mapped when it ends.
-
-    Clauses: IOM-085.
-    """
+    """Passed by SCM_RIGHTS: what that process maps is its own memory, and stays mapped when it ends."""
     core = Core()
     script = core.script
     core.mock()
@@ -163,11 +153,9 @@ def an_iommufd_in_another_process(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("IOM-075", needs=("mock",), own_open=True)
 def memory_mapped_by_its_address_keeps_its_process(subject: Subject) -> Iterator[Script]:
-    """CHANGE_PROCESS with nothing mapped, and with a map that is not of a file.
-
-    Clauses: IOM-075.
-    """
+    """CHANGE_PROCESS with nothing mapped, and with a map that is not of a file."""
     if not subject.has("change_process"):
         return
     core = Core()
@@ -182,11 +170,9 @@ def memory_mapped_by_its_address_keeps_its_process(subject: Subject) -> Iterator
     yield core.script
 
 
+@experiment("IOM-076", "IOM-077", needs=("mock",), own_open=True)
 def pinned_memory_moves_with_the_process(subject: Subject) -> Iterator[Script]:
-    """One process maps a file, another takes over: with and without CAP_IPC_LOCK, in both ways of accounting.
-
-    Clauses: IOM-076, IOM-077.
-    """
+    """One process maps a file, another takes over: with and without CAP_IPC_LOCK, both ways of accounting."""
     if not subject.has("change_process"):
         return
     for privileged in (False, True):
@@ -239,13 +225,3 @@ def _taken_over(privileged: bool, mode: int) -> Script:
     after = _in(core, "q", "pinned_memory")
     script.claim(clause, after, "pinned_kib", "==", new, "nobody has it when it is unmapped", some)
     return script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    options_have_the_values_of_the_text,
-    pinned_memory_is_counted_once,
-    the_limit_of_pinned_memory_holds,
-    an_iommufd_in_another_process,
-    memory_mapped_by_its_address_keeps_its_process,
-    pinned_memory_moves_with_the_process,
-)

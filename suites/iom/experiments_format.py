@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
 from suites.iom.program import FIRST, NOTHING, PAGE, RW_FIXED, Core
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _UNKNOWN_BITS = (5, 15, 31)
 _SIZES = {
     "IOMMU_DESTROY": 8, "IOMMU_IOAS_ALLOC": 12, "IOMMU_IOAS_IOVA_RANGES": 32, "IOMMU_IOAS_ALLOW_IOVAS": 24,
@@ -94,11 +92,9 @@ def _memory_of(cmd: str) -> dict[str, Any]:
     return {"fds": {"fd": "file"}} if cmd == "IOMMU_IOAS_MAP_FILE" else {}
 
 
+@experiment("IOM-001", "IOM-002", "IOM-003", needs=("mock",), own_open=True)
 def sizes_of_structures(subject: Subject) -> Iterator[Script]:
-    """Structures too short, longer with zeroes, and longer with something in them.
-
-    Clauses: IOM-001 to IOM-003.
-    """
+    """Structures too short, longer with zeroes, and longer with something in them."""
     core = _everything()
     for number in (0x3B95, 0x3BA5, 0x3B7F, 0x3BFF, 0x3B00):
         index = core.script.op("ioctl", fd="f", nr=number, buf="10" + "00" * 63)
@@ -118,11 +114,9 @@ def sizes_of_structures(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-004", "IOM-010", "IOM-011", needs=("mock",), own_open=True)
 def flags_and_reserved_fields(subject: Subject) -> Iterator[Script]:
-    """Flags that do not exist, and reserved fields that are not 0, in each ioctl that has them.
-
-    Clauses: IOM-004, IOM-010, IOM-011.
-    """
+    """Flags that do not exist, and reserved fields that are not 0, in each ioctl that has them."""
     core = _everything()
     for cmd, fields in _FLAGS.items():
         for bit in _UNKNOWN_BITS:
@@ -134,11 +128,9 @@ def flags_and_reserved_fields(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-005", "IOM-006", "IOM-011", needs=("mock",), own_open=True)
 def ids_of_nothing_and_of_the_wrong_thing(subject: Subject) -> Iterator[Script]:
-    """Each field that takes an id, with one that does not exist and those of other objects.
-
-    Clauses: IOM-005, IOM-006, IOM-011.
-    """
+    """Each field that takes an id, with one that does not exist and those of other objects."""
     core = _everything()
     for cmd, field, others, wrong in _IDS:
         index = core.io(cmd, {**others, field: NOTHING}, **_memory_of(cmd))
@@ -149,11 +141,9 @@ def ids_of_nothing_and_of_the_wrong_thing(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-007", "IOM-008", "IOM-009", needs=("mock",), own_open=True)
 def destruction(subject: Subject) -> Iterator[Script]:
-    """Objects are destroyed once, and not while others use them.
-
-    Clauses: IOM-007, IOM-008.
-    """
+    """Objects are destroyed once, and not while others use them."""
     core = _everything()
     core.ioas("b")
     core.hwpt("h")
@@ -172,11 +162,9 @@ def destruction(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-009", needs=("mock",), own_open=True)
 def pointers_to_nowhere(subject: Subject) -> Iterator[Script]:
-    """Arrays and data at an address that is no memory.
-
-    Clauses: IOM-009.
-    """
+    """Arrays and data at an address that is no memory."""
     core = _everything()
     nowhere = 8
     for cmd, fields in (
@@ -193,12 +181,3 @@ def pointers_to_nowhere(subject: Subject) -> Iterator[Script]:
     core.refused("IOM-009", core.unmap(FIRST, PAGE), "nothing is left mapped", errno.ENOENT)
     core.ok("IOM-009", core.map(FIRST, PAGE), "nothing is left behind")
     yield core.script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    sizes_of_structures,
-    flags_and_reserved_fields,
-    ids_of_nothing_and_of_the_wrong_thing,
-    destruction,
-    pointers_to_nowhere,
-)

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
@@ -18,9 +19,6 @@ from harness.uapi.iommufd_test import (
 )
 from suites.iom.program import FIRST, PAGE, Core
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _TOP = (1 << 64) - 1
 _READ = iommufd.IOMMU_IOAS_MAP_READABLE
 _PARENT = iommufd.IOMMU_HWPT_ALLOC_NEST_PARENT
@@ -50,11 +48,9 @@ def _unpin(core: Core, access: str, item: str | int) -> int:
     return core.io("IOMMU_TEST_OP_DESTROY_ACCESS_PAGES", {"access_pages_id": item}, fds={"id": access})
 
 
+@experiment("IOM-007", "IOM-045", "IOM-101", needs=("mock",), own_open=True)
 def in_kernel_users_pin_what_is_mapped(subject: Subject) -> Iterator[Script]:
-    """Pages pinned before and after a page table is there, in two spaces, given up, and taken back by unmaps.
-
-    Clauses: IOM-045.
-    """
+    """Pages pinned before and after a page table is there, in two spaces, given up, taken back by unmaps."""
     for size in (_USUAL, _LITTLE):
         core = Core()
         _lists_of(core, size)
@@ -97,11 +93,9 @@ def _pinned_by_users(core: Core) -> None:
     core.ok("IOM-007", core.destroy("b"), "the IOAS goes with nobody in it")
 
 
+@experiment("IOM-141", needs=("mock",), own_open=True)
 def the_page_of_a_viommu(subject: Subject) -> Iterator[Script]:
-    """Mapped at the place it tells, all of it or not at all, and kept while it is mapped.
-
-    Clauses: IOM-141.
-    """
+    """Mapped at the place it tells, all of it or not at all, and kept while it is mapped."""
     if not subject.has("hw_queue"):  # the mmap of a vIOMMU came with them
         return
     core = Core()
@@ -126,11 +120,9 @@ def the_page_of_a_viommu(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-012", needs=("mock",), own_open=True)
 def operations_short_of_memory(subject: Subject) -> Iterator[Script]:
-    """Allocations of each ioctl fail, one at a time; what failed succeeds when it is repeated.
-
-    Clauses: IOM-012.
-    """
+    """Allocations of each ioctl fail, one at a time; what failed succeeds when it is repeated."""
     if not subject.has("fault_injection"):
         return
     for prepare, cmd, fields, more in _CASES:
@@ -202,9 +194,3 @@ _CASES: tuple[tuple[Callable[[Core], None], str, dict[str, Any], dict[str, Any]]
     (_pinning, "IOMMU_TEST_OP_ACCESS_PAGES", {"flags": 1, "iova": FIRST, "length": 8 * PAGE},
      {"fds": {"id": "acc"}, "mems": {"uptr": ["m", 0]}}),
 )  # fmt: skip
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    in_kernel_users_pin_what_is_mapped,
-    the_page_of_a_viommu,
-    operations_short_of_memory,
-)

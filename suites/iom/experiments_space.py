@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import MOCK_APERTURE_LAST, MOCK_APERTURE_START
 from suites.iom.program import FIRST, PAGE, RW, Core
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _TOP = (1 << 64) - 1
 _READ, _WRITE = iommufd.IOMMU_IOAS_MAP_READABLE, iommufd.IOMMU_IOAS_MAP_WRITEABLE
 
@@ -34,11 +32,9 @@ def _attach(core: Core, subject: Subject) -> None:
     core.mock() if subject.has("mock") else core.device()
 
 
+@experiment("IOM-020", "IOM-021", "IOM-022", "IOM-033", "IOM-034", own_open=True)
 def ranges_are_full_at_first_and_narrowed_by_devices(subject: Subject) -> Iterator[Script]:
-    """A fresh IOAS, the same with a device, and arrays that are too small.
-
-    Clauses: IOM-020 to IOM-022, IOM-033, IOM-034.
-    """
+    """A fresh IOAS, the same with a device, and arrays that are too small."""
     core = Core()
     fresh = core.ranges()
     core.is_("IOM-020", fresh, "num_iovas", 1, "there is one range")
@@ -67,11 +63,9 @@ def ranges_are_full_at_first_and_narrowed_by_devices(subject: Subject) -> Iterat
     yield core.script
 
 
+@experiment("IOM-023", "IOM-024", "IOM-025", "IOM-026", "IOM-027", "IOM-032", needs=("mock",), own_open=True)
 def allowed_ranges_hold(subject: Subject) -> Iterator[Script]:
-    """What has been allowed is not narrowed, restricts the kernel's own choice, and is replaced as a whole.
-
-    Clauses: IOM-023 to IOM-027, IOM-032.
-    """
+    """What has been allowed is not narrowed, restricts the kernel's choice, and is replaced as a whole."""
     core = Core()
     core.memory()
     core.ok("IOM-023", _allow(core, (0, 1 << 20)), "it is within the full range")
@@ -98,11 +92,12 @@ def allowed_ranges_hold(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment(
+    "IOM-030", "IOM-031", "IOM-032", "IOM-033", "IOM-034", "IOM-035", "IOM-036", "IOM-040", "IOM-041",
+    "IOM-042", "IOM-043", own_open=True,
+)  # fmt: skip
 def maps_at_fixed_and_chosen_addresses(subject: Subject) -> Iterator[Script]:
-    """Maps of many sizes, over others and beside them, and those that cannot be.
-
-    Clauses: IOM-030 to IOM-036, IOM-040 to IOM-043.
-    """
+    """Maps of many sizes, over others and beside them, and those that cannot be."""
     core = Core()
     _attach(core, subject)
     core.ranges()
@@ -132,11 +127,9 @@ def maps_at_fixed_and_chosen_addresses(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-041", "IOM-049", needs=("mock",), own_open=True)
 def a_refused_unmap_unmaps_nothing(subject: Subject) -> Iterator[Script]:
-    """An unmap that begins with whole mappings and ends inside one.
-
-    Clauses: IOM-041, IOM-049.
-    """
+    """An unmap that begins with whole mappings and ends inside one."""
     core = Core()
     core.memory()
     core.map(FIRST, PAGE)
@@ -147,11 +140,9 @@ def a_refused_unmap_unmaps_nothing(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-037", "IOM-038", "IOM-044", needs=("mock",), own_open=True)
 def what_is_mapped_is_what_is_accessed(subject: Subject) -> Iterator[Script]:
-    """Reads and writes through an access object, across mappings, beside and after them, and against flags.
-
-    Clauses: IOM-037, IOM-038, IOM-044.
-    """
+    """Reads and writes through an access object, across mappings, beside and after them, against flags."""
     for attached in (False, True):
         core = Core()
         if attached:
@@ -185,11 +176,9 @@ def what_is_mapped_is_what_is_accessed(subject: Subject) -> Iterator[Script]:
         yield core.script
 
 
+@experiment("IOM-050", "IOM-051", "IOM-052", own_open=True)
 def copies_share_what_they_copy(subject: Subject) -> Iterator[Script]:
-    """A mapping in a second IOAS, at another address, that outlives the first.
-
-    Clauses: IOM-050 to IOM-052.
-    """
+    """A mapping in a second IOAS, at another address, that outlives the first."""
     core = Core()
     core.ioas("b")
     core.memory()
@@ -221,11 +210,9 @@ def copies_share_what_they_copy(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-030", "IOM-031", "IOM-037", "IOM-060", "IOM-061", "IOM-062", own_open=True)
 def files_are_mapped_by_what_they_hold(subject: Subject) -> Iterator[Script]:
-    """A memfd mapped in parts, then closed; files that cannot be mapped; a dma-buf that is revoked.
-
-    Clauses: IOM-030, IOM-031, IOM-037, IOM-060 to IOM-062.
-    """
+    """A memfd mapped in parts, then closed; files that cannot be mapped; a dma-buf that is revoked."""
     if not subject.has("map_file"):
         return
     core = Core()
@@ -276,14 +263,3 @@ def _dma_buf() -> Script:
     core.script.op("close", fd="buf")
     core.unmap(0, _TOP)
     return core.script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    ranges_are_full_at_first_and_narrowed_by_devices,
-    allowed_ranges_hold,
-    maps_at_fixed_and_chosen_addresses,
-    a_refused_unmap_unmaps_nothing,
-    what_is_mapped_is_what_is_accessed,
-    copies_share_what_they_copy,
-    files_are_mapped_by_what_they_hold,
-)

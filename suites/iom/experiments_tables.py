@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
@@ -22,9 +23,8 @@ from harness.uapi.iommufd_test import (
 )
 from suites.iom.program import FIRST, NOTHING, PAGE, Core
 
-__all__ = ["EXPERIMENTS", "NESTED", "nested"]
+__all__ = ["NESTED", "nested"]
 
-Experiment = Callable[[Subject], Iterator[Script]]
 _PARENT, _FAULT_VALID = iommufd.IOMMU_HWPT_ALLOC_NEST_PARENT, iommufd.IOMMU_HWPT_FAULT_ID_VALID
 _PASID = iommufd.IOMMU_HWPT_ALLOC_PASID
 NESTED = {"data_type": IOMMU_HWPT_DATA_SELFTEST, "data_len": 8}
@@ -43,11 +43,9 @@ def _iotlb(core: Core, table: str, number: int, value: int) -> int:
     return core.io("IOMMU_TEST_OP_MD_CHECK_IOTLB", {"id": table, "iotlb_id": number, "iotlb": value})
 
 
+@experiment("IOM-100", "IOM-101", "IOM-106", own_open=True)
 def tables_hold_what_their_space_maps(subject: Subject) -> Iterator[Script]:
-    """Tables made before and after maps, devices moved between them, spaces changed under a device.
-
-    Clauses: IOM-100, IOM-101, IOM-106.
-    """
+    """Tables made before and after maps, devices moved between them, spaces changed under a device."""
     core = Core()
     if not subject.has("mock"):
         if subject.has("physical_iommu"):
@@ -83,11 +81,9 @@ def tables_hold_what_their_space_maps(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-102", "IOM-103", "IOM-104", "IOM-105", own_open=True)
 def flags_of_tables(subject: Subject) -> Iterator[Script]:
-    """Flags that do not exist or do not go together; data without type and type without data.
-
-    Clauses: IOM-102, IOM-103, IOM-105.
-    """
+    """Flags that do not exist or do not go together; data without type and type without data."""
     if not subject.has("physical_iommu"):
         return
     core = Core()
@@ -118,11 +114,12 @@ def flags_of_tables(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment(
+    "IOM-007", "IOM-008", "IOM-102", "IOM-104", "IOM-106", "IOM-110", "IOM-111", "IOM-112", needs=("mock",),
+    own_open=True,
+)  # fmt: skip
 def nesting_and_invalidation(subject: Subject) -> Iterator[Script]:
-    """Nested tables of one parent, attached in turn; their caches invalidated singly and whole.
-
-    Clauses: IOM-102, IOM-104, IOM-106, IOM-110 to IOM-112.
-    """
+    """Nested tables of one parent, attached in turn; their caches invalidated singly and whole."""
     core = Core()
     core.mock()
     core.ok("IOM-102", core.hwpt("parent", flags=_PARENT), "a nesting parent")
@@ -170,11 +167,9 @@ def _invalidate(core: Core, table: str, entries: list[tuple[int, int]], **spoilt
     return core.io("IOMMU_HWPT_INVALIDATE", fields, bufs={"data_uptr": data.hex()} if data else {})
 
 
+@experiment("IOM-007", "IOM-130", "IOM-131", needs=("mock",), own_open=True)
 def pasids(subject: Subject) -> Iterator[Script]:
-    """Attached, replaced and detached, on a device that has them and on one that has none.
-
-    Clauses: IOM-130, IOM-131.
-    """
+    """Attached, replaced and detached, on a device that has them and on one that has none."""
     if not subject.has("mock") or not subject.has("max_pasid_log2"):
         return
     core = Core()
@@ -216,11 +211,9 @@ def pasids(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("IOM-135", "IOM-136", own_open=True)
 def hardware_information(subject: Subject) -> Iterator[Script]:
-    """Buffers larger and smaller than what is known, none, and wrong types.
-
-    Clauses: IOM-135, IOM-136.
-    """
+    """Buffers larger and smaller than what is known, none, and wrong types."""
     if not subject.has("hw_info"):
         return
     core = Core()
@@ -252,12 +245,3 @@ def hardware_information(subject: Subject) -> Iterator[Script]:
             ((none, "errno", "==", 0),))  # fmt: skip
     core.refused("IOM-136", core.io("IOMMU_GET_HW_INFO", {"dev_id": "dev", "data_len": 8}), "it is nowhere")
     yield core.script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    tables_hold_what_their_space_maps,
-    flags_of_tables,
-    nesting_and_invalidation,
-    pasids,
-    hardware_information,
-)

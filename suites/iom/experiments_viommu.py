@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
@@ -22,9 +23,6 @@ from harness.uapi.iommufd_test import (
 from suites.iom.experiments_tables import nested
 from suites.iom.program import FIRST, PAGE, Core
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _PARENT, _FAULT_VALID = iommufd.IOMMU_HWPT_ALLOC_NEST_PARENT, iommufd.IOMMU_HWPT_FAULT_ID_VALID
 _LAST, _WITH_PASID = iommufd.IOMMU_PGFAULT_FLAGS_LAST_PAGE, iommufd.IOMMU_PGFAULT_FLAGS_PASID_VALID
 _FAULT_BYTES, _NO_PASID = 40, 0
@@ -34,11 +32,9 @@ def _fault(dev: object, pasid: int, grpid: int, perm: int, addr: int) -> dict[st
     return {"dev_id": dev, "pasid": pasid, "grpid": grpid, "perm": perm, "addr": addr}
 
 
+@experiment("IOM-007", "IOM-008", "IOM-120", "IOM-121", "IOM-122", needs=("mock",), own_open=True)
 def faults_are_told_and_answered(subject: Subject) -> Iterator[Script]:
-    """Faults of a device are read as they happened, answered once, and not before they are read.
-
-    Clauses: IOM-120 to IOM-122.
-    """
+    """Faults of a device are read as they happened, answered once, and not before they are read."""
     if not subject.has("fault_queue"):
         return
     core = Core()
@@ -116,11 +112,12 @@ def _invalidate(core: Core, entries: list[tuple[int, int, int]], **spoilt: int) 
     return core.io("IOMMU_HWPT_INVALIDATE", fields, bufs={"data_uptr": data.hex()} if data else {})
 
 
+@experiment(
+    "IOM-007", "IOM-008", "IOM-140", "IOM-141", "IOM-142", "IOM-143", "IOM-144", needs=("mock",),
+    own_open=True,
+)  # fmt: skip
 def a_viommu_and_its_devices(subject: Subject) -> Iterator[Script]:
-    """What a vIOMMU is made of, the devices in it, their caches, nested tables from it, and its page.
-
-    Clauses: IOM-140 to IOM-144.
-    """
+    """What a vIOMMU is made of, the devices in it, their caches, nested tables from it, and its page."""
     if not subject.has("viommu"):
         return
     core = Core()
@@ -193,11 +190,9 @@ def _happened(flags: int, sequence: int, virt_id: int | None) -> str:
     return (event + (struct.pack("<I", virt_id) if virt_id is not None else b"")).hex()
 
 
+@experiment("IOM-007", "IOM-008", "IOM-150", "IOM-151", "IOM-152", needs=("mock",), own_open=True)
 def events_of_virtual_devices(subject: Subject) -> Iterator[Script]:
-    """Events come in order with a sequence number; too many of them leave a mark.
-
-    Clauses: IOM-150 to IOM-152.
-    """
+    """Events come in order with a sequence number; too many of them leave a mark."""
     if not subject.has("veventq"):
         return
     core = Core()
@@ -252,11 +247,9 @@ def _queue(core: Core, slot: str, index: int, iova: int = FIRST, length: int = P
     return core.io("IOMMU_HW_QUEUE_ALLOC", fields, outs={slot: "out_hw_queue_id"})
 
 
+@experiment("IOM-008", "IOM-160", "IOM-161", needs=("mock",), own_open=True)
 def hardware_queues(subject: Subject) -> Iterator[Script]:
-    """Their memory stays mapped while they live; they come and go in the driver's order.
-
-    Clauses: IOM-160, IOM-161.
-    """
+    """Their memory stays mapped while they live; they come and go in the driver's order."""
     if not subject.has("hw_queue"):
         return
     core = Core()
@@ -285,11 +278,3 @@ def hardware_queues(subject: Subject) -> Iterator[Script]:
         core.ok("IOM-161", core.destroy(slot), "downwards")
     core.ok("IOM-160", core.unmap(FIRST, PAGE), "its memory is free again")
     yield core.script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    faults_are_told_and_answered,
-    a_viommu_and_its_devices,
-    events_of_virtual_devices,
-    hardware_queues,
-)

@@ -157,6 +157,6 @@ class Core:
         fields = {"id": table, "iova": iova, "length": length}
         return self.io("IOMMU_TEST_OP_MD_CHECK_MAP", fields, mems={"uptr": [memory, off]})
 
-    def json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The program as data."""
         return self.script.to_json()

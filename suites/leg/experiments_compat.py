@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd, vfio
 from suites.iom.program import FIRST, PAGE, Core
 from suites.leg.program import INFO_BYTES
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _GET, _SET, _CLEAR = iommufd.IOMMU_VFIO_IOAS_GET, iommufd.IOMMU_VFIO_IOAS_SET, iommufd.IOMMU_VFIO_IOAS_CLEAR
 _V1, _V2 = vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU
 
@@ -32,11 +30,9 @@ def _unmap(core: Core, iova: int, size: int, **spoilt: int) -> int:
     return core.io("VFIO_IOMMU_UNMAP_DMA", {"argsz": 24, "iova": iova, "size": size, **spoilt})
 
 
+@experiment("LEG-084", "LEG-085", "LEG-086", "LEG-087", own_open=True)
 def an_ioas_for_the_old_interface(subject: Subject) -> Iterator[Script]:
-    """Nothing set, one set, another set, cleared; and what the iommufd says of itself meanwhile.
-
-    Clauses: LEG-084 to LEG-086.
-    """
+    """Nothing set, one set, another set, cleared; and what the iommufd says of itself meanwhile."""
     core = Core()
     script = core.script
     core.ioas("b")
@@ -72,11 +68,9 @@ def an_ioas_for_the_old_interface(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("LEG-084", "LEG-088", own_open=True)
 def what_an_iommufd_tells_of_its_type1(subject: Subject) -> Iterator[Script]:
-    """GET_INFO with buffers of every size.
-
-    Clauses: LEG-088.
-    """
+    """GET_INFO with buffers of every size."""
     core = Core()
     script = core.script
     if subject.has("mock"):
@@ -105,11 +99,9 @@ def what_an_iommufd_tells_of_its_type1(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("LEG-080", "LEG-081", "LEG-082", "LEG-083", "LEG-087", "LEG-089", own_open=True)
 def maps_of_both_interfaces_meet(subject: Subject) -> Iterator[Script]:
-    """Maps of one interface, unmapped, copied and avoided by the other; unmaps of parts for the old type1.
-
-    Clauses: LEG-080 to LEG-083, LEG-087, LEG-089.
-    """
+    """Maps of one interface, unmapped, copied and avoided by the other; unmaps of parts for the old type1."""
     core = Core()
     core.memory(pages=64)
     core.ioas("b")
@@ -163,11 +155,9 @@ def maps_of_both_interfaces_meet(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("LEG-090", own_open=True)
 def a_group_with_an_iommufd_for_its_container(subject: Subject) -> Iterator[Script]:
-    """VFIO_GROUP_SET_CONTAINER with an iommufd: an IOAS is made, or the one that was set is taken.
-
-    Clauses: LEG-090.
-    """
+    """VFIO_GROUP_SET_CONTAINER with an iommufd: an IOAS is made, or the one that was set is taken."""
     if not subject.has("type1v2"):
         return
     for chosen in (False, True):
@@ -198,11 +188,3 @@ def a_group_with_an_iommufd_for_its_container(subject: Subject) -> Iterator[Scri
         script.op("close", fd="d")
         core.ok("LEG-090", script.op("group_unset_container", fd="g"), "nobody uses the device any more")
         yield script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    an_ioas_for_the_old_interface,
-    what_an_iommufd_tells_of_its_type1,
-    maps_of_both_interfaces_meet,
-    a_group_with_an_iommufd_for_its_container,
-)

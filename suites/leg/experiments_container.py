@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import vfio
 from suites.iom.program import FIRST, PAGE
 from suites.leg.program import INFO_BYTES, Container
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _V1, _V2 = vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU
 _ALL, _DIRTY_FLAG, _VADDR = (
     vfio.VFIO_DMA_UNMAP_FLAG_ALL,
@@ -30,11 +28,12 @@ _MAP_VADDR = vfio.VFIO_DMA_MAP_FLAG_VADDR
 _TOP = 1 << 64
 
 
+@experiment(
+    "LEG-001", "LEG-002", "LEG-003", "LEG-004", "LEG-005", "LEG-006", "LEG-007", needs=("type1v2",),
+    own_open=True,
+)  # fmt: skip
 def types_and_extensions(subject: Subject) -> Iterator[Script]:
-    """A container before it has a group, before it has a type, and after.
-
-    Clauses: LEG-001 to LEG-007.
-    """
+    """A container before it has a group, before it has a type, and after."""
     core = Container(group=False, iommu=False)
     script = core.script
     core.memory(pages=1)
@@ -62,11 +61,9 @@ def types_and_extensions(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("LEG-010", "LEG-011", "LEG-012", "LEG-013", "LEG-015", needs=("type1v2",), own_open=True)
 def what_the_container_tells(subject: Subject) -> Iterator[Script]:
-    """GET_INFO with every size of buffer, and its capabilities while maps come and go.
-
-    Clauses: LEG-010 to LEG-013, LEG-015.
-    """
+    """GET_INFO with every size of buffer, and its capabilities while maps come and go."""
     core = Container()
     script = core.script
     for size in (0, 8, 15):
@@ -93,11 +90,12 @@ def what_the_container_tells(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment(
+    "LEG-020", "LEG-021", "LEG-022", "LEG-023", "LEG-024", "LEG-025", "LEG-026", "LEG-027", "LEG-028",
+    "LEG-030", "LEG-031", "LEG-032", "LEG-033", needs=("type1v2",), own_open=True,
+)  # fmt: skip
 def maps_and_unmaps(subject: Subject) -> Iterator[Script]:
-    """Maps over, beside and between others, with bad sizes, flags and addresses; unmaps of the same.
-
-    Clauses: LEG-020 to LEG-028, LEG-030 to LEG-033.
-    """
+    """Maps over, beside and between others, with bad sizes, flags and addresses; unmaps of the same."""
     core = Container()
     script = core.script
     core.memory(pages=32)
@@ -148,11 +146,9 @@ def maps_and_unmaps(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("LEG-034", needs=("type1v2",), own_open=True)
 def the_old_type1_unmaps_what_was_mapped(subject: Subject) -> Iterator[Script]:
-    """Type1 of the first version: maps are removed by their own addresses.
-
-    Clauses: LEG-034.
-    """
+    """Type1 of the first version: maps are removed by their own addresses."""
     if not subject.has("type1"):
         return
     core = Container(_V1)
@@ -167,11 +163,9 @@ def the_old_type1_unmaps_what_was_mapped(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("LEG-014", needs=("type1v2",), own_open=True)
 def dma_avail_counts_mappings(subject: Subject) -> Iterator[Script]:
-    """The capability chain before and after a map, and after its unmap.
-
-    Clauses: LEG-014.
-    """
+    """The capability chain before and after a map, and after its unmap."""
     core = Container()
     core.memory(pages=4)
     first = core.info()
@@ -185,11 +179,9 @@ def dma_avail_counts_mappings(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("LEG-040", "LEG-041", "LEG-042", needs=("type1v2",), own_open=True)
 def addresses_set_anew(subject: Subject) -> Iterator[Script]:
-    """Virtual addresses invalidated and updated, or the refusal of it all.
-
-    Clauses: LEG-040 to LEG-042.
-    """
+    """Virtual addresses invalidated and updated, or the refusal of it all."""
     core = Container()
     core.memory(pages=4)
     core.memory("n", pages=4)
@@ -230,11 +222,12 @@ def addresses_set_anew(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment(
+    "LEG-026", "LEG-027", "LEG-050", "LEG-051", "LEG-052", "LEG-053", "LEG-054", "LEG-055", "LEG-056",
+    needs=("type1v2",), own_open=True,
+)  # fmt: skip
 def the_old_dirty_interface(subject: Subject) -> Iterator[Script]:
-    """Start, bitmaps of everything that is mapped, bitmaps with unmaps, and stop; and all that is refused.
-
-    Clauses: LEG-050 to LEG-056.
-    """
+    """Start, bitmaps of everything that is mapped, bitmaps with unmaps, and stop; and all that is refused."""
     core = Container()
     script = core.script
     core.memory(pages=64)
@@ -288,11 +281,9 @@ def the_old_dirty_interface(subject: Subject) -> Iterator[Script]:
     yield script
 
 
+@experiment("LEG-008", "LEG-060", needs=("type1v2",), own_open=True)
 def pinned_memory_of_a_container(subject: Subject) -> Iterator[Script]:
-    """VmLck while memory is mapped, unmapped, and left behind by the last group and by the container.
-
-    Clauses: LEG-008, LEG-060.
-    """
+    """VmLck while memory is mapped, unmapped, and left behind by the last group and by the container."""
     if not subject.has("physical_iommu"):
         return
     core = Container()
@@ -316,15 +307,3 @@ def pinned_memory_of_a_container(subject: Subject) -> Iterator[Script]:
         script.op("close", fd=slot)
     script.claim("LEG-060", script.op("pinned_memory"), "locked_kib", "==", old, "it is pinned no more")
     yield script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    types_and_extensions,
-    what_the_container_tells,
-    maps_and_unmaps,
-    the_old_type1_unmaps_what_was_mapped,
-    dma_avail_counts_mappings,
-    addresses_set_anew,
-    the_old_dirty_interface,
-    pinned_memory_of_a_container,
-)

@@ -4,28 +4,24 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import vfio
 from suites.iom.program import FIRST, PAGE
 from suites.leg.program import Container
 
-__all__ = ["EXPERIMENTS"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _VADDR, _MAP_VADDR = vfio.VFIO_DMA_UNMAP_FLAG_VADDR, vfio.VFIO_DMA_MAP_FLAG_VADDR
 _START, _GET = vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
 _CAP_IPC_LOCK = 14
 _MMAP = vfio.VFIO_REGION_INFO_FLAG_MMAP
 
 
+@experiment("LEG-029", needs=("type1v2",), own_open=True)
 def memory_of_the_device_itself(subject: Subject) -> Iterator[Script]:
-    """A region that is mmap-ed is mapped for DMA, as for peer-to-peer.
-
-    Clauses: LEG-029.
-    """
+    """A region that is mmap-ed is mapped for DMA, as for peer-to-peer."""
     regions = [r for r in subject.capabilities.get("regions") or () if r["flags"] & _MMAP]
     large = [r for r in regions if r["index"] < 6 and r["size"] >= 4 * PAGE]
     if not subject.has("physical_iommu") or not large:
@@ -50,11 +46,9 @@ def _in(core: Container, name: str, /, **args: object) -> int:
     return core.script.op("act", actor="p", do=[name, args])
 
 
+@experiment("LEG-061", needs=("type1v2",), own_open=True)
 def the_limit_of_locked_memory_holds(subject: Subject) -> Iterator[Script]:
-    """A process with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK.
-
-    Clauses: LEG-061.
-    """
+    """A process with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK."""
     if not subject.has("physical_iommu"):
         return
     core = Container()
@@ -74,11 +68,9 @@ def the_limit_of_locked_memory_holds(subject: Subject) -> Iterator[Script]:
     yield core.script
 
 
+@experiment("LEG-043", needs=("type1v2",), own_open=True)
 def another_process_takes_the_addresses_over(subject: Subject) -> Iterator[Script]:
-    """Addresses invalidated in one process and set anew in another, on the same file.
-
-    Clauses: LEG-043.
-    """
+    """Addresses invalidated in one process and set anew in another, on the same file."""
     if not subject.has("update_vaddr"):
         return
     core = Container()
@@ -106,11 +98,9 @@ def another_process_takes_the_addresses_over(subject: Subject) -> Iterator[Scrip
     yield script
 
 
+@experiment("LEG-052", "LEG-053", "LEG-054", needs=("type1v2",), own_open=True)
 def bitmaps_of_mappings_that_do_not_fit_bytes(subject: Subject) -> Iterator[Script]:
-    """Mappings of 3, 5 and 7 pages with holes between them, in one bitmap that begins before them.
-
-    Clauses: LEG-052 to LEG-054.
-    """
+    """Mappings of 3, 5 and 7 pages with holes between them, in one bitmap that begins before them."""
     core = Container()
     core.memory(pages=16)
     core.info()
@@ -126,11 +116,3 @@ def bitmaps_of_mappings_that_do_not_fit_bytes(subject: Subject) -> Iterator[Scri
     cut = core.bitmap("VFIO_IOMMU_DIRTY_PAGES", FIRST + 3 * PAGE, 8 * PAGE, _GET)
     core.refused("LEG-053", cut, "the range begins inside a mapping", errno.EINVAL)
     yield core.script
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    memory_of_the_device_itself,
-    the_limit_of_locked_memory_holds,
-    another_process_takes_the_addresses_over,
-    bitmaps_of_mappings_that_do_not_fit_bytes,
-)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Failing, Subject
 from harness.program.script import Script
 from harness.spec.arcs import SAVING_GROUP, S, State, path
-
-__all__ = ["EXPERIMENTS"]
 
 MAX = 1 << 26
 
@@ -60,8 +59,8 @@ def _use(s: Script, cur: State, fd: str) -> None:
         s.op("precopy_info", fd=fd)
 
 
+@experiment("MIG-051", "MIG-059", "MIG-060", "MIG-061", "MIG-062", "MIG-063", "MIG-064", "MIG-065", "MIG-144")
 def an_arc_that_fails_leaves_a_state_on_its_path(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-051, MIG-059, MIG-060 to MIG-065, MIG-144."""
     for hook in subject.failing:
         if hook.enters_error:
             continue
@@ -76,8 +75,9 @@ def an_arc_that_fails_leaves_a_state_on_its_path(subject: Subject) -> Iterator[S
         yield s
 
 
+@experiment("MIG-051", "MIG-059", "MIG-144")
 def a_combination_that_fails_on_the_way_tells_how_far_it_came(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-051, MIG-059, MIG-144.  The failing arc is inside the path of the SET, not all of it."""
+    """The failing arc is inside the path of the SET, not all of it."""
     for hook in subject.failing:
         for start in (S.RUNNING,) if hook.enters_error else (S.RUNNING, S.STOP):
             for target in subject.states:
@@ -92,8 +92,9 @@ def a_combination_that_fails_on_the_way_tells_how_far_it_came(subject: Subject) 
                 yield s
 
 
+@experiment("MIG-101", "MIG-115")
 def a_failed_arc_changes_nothing_of_the_state_that_migrates(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-101, MIG-115.  Saved, failed and saved again: the destination is what the source was."""
+    """Saved, failed and saved again: the destination is what the source was."""
     if not subject.state_regions:
         return
     wanted = [h for h in subject.failing if not h.enters_error and h.new in (S.STOP_COPY, S.RESUMING)]
@@ -121,8 +122,8 @@ def a_failed_arc_changes_nothing_of_the_state_that_migrates(subject: Subject) ->
         yield s
 
 
+@experiment("MIG-059", "MIG-130", "MIG-131", "MIG-132", "MIG-133", "MIG-144")
 def a_failing_arc_into_error_is_left_by_reset_only(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-130 to MIG-133, MIG-059, MIG-144."""
     for hook in subject.failing:
         if not hook.enters_error:
             continue
@@ -135,11 +136,3 @@ def a_failing_arc_into_error_is_left_by_reset_only(subject: Subject) -> Iterator
         s.op("get_state", fd="d")
         _works_again(subject, s)
         yield s
-
-
-EXPERIMENTS = (
-    an_arc_that_fails_leaves_a_state_on_its_path,
-    a_combination_that_fails_on_the_way_tells_how_far_it_came,
-    a_failed_arc_changes_nothing_of_the_state_that_migrates,
-    a_failing_arc_into_error_is_left_by_reset_only,
-)

@@ -11,6 +11,7 @@ import errno
 import struct
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
 from harness.spec.arcs import OUT_OF_RANGE, SAVING_GROUP, S, path
@@ -24,8 +25,11 @@ V1_REGION = "^(?:..)*02000100.{8}0300000001000000"
 STATE_STOP = "01000000ffffffff"
 
 
+@experiment(
+    "MIG-001", "MIG-002", "MIG-003", "MIG-004", "MIG-005", "MIG-006", "MIG-007", "MIG-008", "MIG-009",
+    "MIG-010", "MIG-011", "MIG-012", "MIG-013", "MIG-014", "MIG-015", "MIG-017", "MIG-091", "MIG-094",
+)  # fmt: skip
 def features_answer_probe_get_and_set(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-001 to MIG-015, MIG-017, MIG-091, MIG-094."""
     s = subject.script()
     get = s.op("feature", fd="d", flags=GET | MIGRATION, payload="00" * 8)
     s.claim("MIG-001", get, "errno", "==", 0, "GET of MIGRATION succeeds")
@@ -68,8 +72,8 @@ def _refused(
     s.claim("MIG-010", after, "state", "==", int(state), f"still {state.name}")
 
 
+@experiment("MIG-007", "MIG-008", "MIG-009", "MIG-010", "MIG-012", "MIG-017")
 def bad_feature_requests_are_refused_and_change_nothing(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-007 to MIG-010, MIG-012, MIG-017."""
     for state in subject.states:
         s = subject.script()
         s.set(state)
@@ -105,8 +109,8 @@ def bad_feature_requests_are_refused_and_change_nothing(subject: Subject) -> Ite
         yield s
 
 
+@experiment("MIG-015")
 def the_migration_flags_are_the_same_in_every_state(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-015."""
     s = subject.script()
     first = s.op("feature", fd="d", flags=GET | MIGRATION, payload="00" * 8)
     for state in subject.states:
@@ -118,8 +122,9 @@ def the_migration_flags_are_the_same_in_every_state(subject: Subject) -> Iterato
     yield s
 
 
+@experiment("MIG-013")
 def no_region_of_the_v1_protocol_is_exposed(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-013.  Type 3, subtype 1 in a region's type capability was migration v1."""
+    """Type 3, subtype 1 in a region's type capability was migration v1."""
     s = subject.script()
     info = s.op("device_info", fd="d")
     s.claim("MIG-013", info, "errno", "==", 0, "VFIO_DEVICE_GET_INFO succeeds")
@@ -137,8 +142,8 @@ def no_region_of_the_v1_protocol_is_exposed(subject: Subject) -> Iterator[Script
     yield s
 
 
+@experiment("MIG-016", "MIG-021", "MIG-024", "MIG-052", "MIG-053", "MIG-093")
 def every_state_can_be_watched(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-016, MIG-021, MIG-024, MIG-052, MIG-053, MIG-093."""
     for state in subject.states:
         s = subject.script()
         s.set(state)
@@ -152,8 +157,14 @@ def every_state_can_be_watched(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment(
+    "MIG-030", "MIG-031", "MIG-032", "MIG-033", "MIG-034", "MIG-035", "MIG-036", "MIG-037", "MIG-038",
+    "MIG-039", "MIG-040", "MIG-041", "MIG-042", "MIG-043", "MIG-044", "MIG-045", "MIG-046", "MIG-047",
+    "MIG-048", "MIG-049", "MIG-050", "MIG-051", "MIG-052", "MIG-055", "MIG-056", "MIG-057", "MIG-058",
+    "MIG-059", "MIG-060", "MIG-061", "MIG-062", "MIG-063",
+)  # fmt: skip
 def every_pair_of_states_with_a_whole_stream(subject: Subject) -> Iterator[Script]:
-    """All 64 cells, RESUMING left with a real stream.  Clauses: MIG-030 to MIG-052, MIG-055 to MIG-063."""
+    """All 64 cells, RESUMING left with a real stream."""
     for cur in subject.states:
         for new in (*range(OUT_OF_RANGE), OUT_OF_RANGE, 0x7FFFFFFF, 0xFFFFFFFF):
             s = subject.script()
@@ -171,8 +182,8 @@ def every_pair_of_states_with_a_whole_stream(subject: Subject) -> Iterator[Scrip
             yield s
 
 
+@experiment("MIG-060", "MIG-061", "MIG-062", "MIG-063", "MIG-064", "MIG-065", "MIG-066", "MIG-067", "MIG-068")
 def a_data_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-060 to MIG-068."""
     for cur in [x for x in subject.states if x in SAVING_GROUP]:
         ways: list[S | None] = [x for x in subject.states if x not in SAVING_GROUP]
         for leave in [*ways, None]:  # None: by a reset
@@ -201,8 +212,8 @@ def a_data_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
                 yield s
 
 
+@experiment("MIG-063", "MIG-065", "MIG-068", "MIG-073", "MIG-092", "MIG-113", "MIG-121")
 def a_resuming_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-063, MIG-065, MIG-068, MIG-073, MIG-092, MIG-113, MIG-121."""
     for leave in ("stop", "reset"):
         if leave == "reset" and not subject.has("reset"):
             continue
@@ -226,8 +237,9 @@ def a_resuming_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-068", "MIG-070")
 def a_dup_shares_the_position_of_the_stream(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-068, MIG-070.  Two descriptors read alternately what one reads alone."""
+    """Two descriptors read alternately what one reads alone."""
     s = subject.script()
     whole = s.save("whole")
     fd = s.set(S.STOP_COPY)
@@ -253,8 +265,8 @@ def a_dup_shares_the_position_of_the_stream(subject: Subject) -> Iterator[Script
     yield s
 
 
+@experiment("MIG-054", "MIG-057", "MIG-072", "MIG-073", "MIG-074", "MIG-075", "MIG-076", "MIG-077", "MIG-079")
 def a_data_fd_is_a_stream_in_one_direction(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-054, MIG-057, MIG-072 to MIG-077, MIG-079."""
     for cur in [x for x in subject.states if x in SAVING_GROUP]:
         s = subject.script()
         fd = s.set(cur)
@@ -273,8 +285,9 @@ def a_data_fd_is_a_stream_in_one_direction(subject: Subject) -> Iterator[Script]
         yield s
 
 
+@experiment("MIG-069")
 def closing_a_data_fd_changes_no_state(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-069.  Unread, read in part, and with a copy still open."""
+    """Unread, read in part, and with a copy still open."""
     for state in [x for x in subject.states if x in SAVING_GROUP or x == S.RESUMING]:
         for n in (0, 5):
             s = subject.script()
@@ -288,8 +301,11 @@ def closing_a_data_fd_changes_no_state(subject: Subject) -> Iterator[Script]:
             yield s
 
 
+@experiment(
+    "MIG-054", "MIG-078", "MIG-080", "MIG-081", "MIG-082", "MIG-083", "MIG-084", "MIG-085", "MIG-086",
+    "MIG-087", "MIG-088", "MIG-089", "MIG-090", "MIG-091", "MIG-092",
+)  # fmt: skip
 def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-054, MIG-078, MIG-080 to MIG-092."""
     if not subject.has("pre_copy"):
         return
     starts = [x for x in (S.PRE_COPY, S.PRE_COPY_P2P) if x in subject.states]
@@ -335,8 +351,9 @@ def open_device(s: Script) -> None:
     s.op("attach", fd="d", pt="ioas")
 
 
+@experiment("MIG-090", "MIG-091", own_open=True)
 def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-090, MIG-091.  The opt-in lasts until the device is closed."""
+    """The opt-in lasts until the device is closed."""
     if not subject.has("precopy_info_v2"):
         return
     s = Script(fresh=False)
@@ -353,8 +370,8 @@ def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
     yield s
 
 
+@experiment("MIG-064", "MIG-065", "MIG-113", "MIG-140", "MIG-141", "MIG-142", "MIG-143", "MIG-144")
 def reset_leads_to_running_from_every_state(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-140 to MIG-144, MIG-064, MIG-065, MIG-113."""
     if not subject.has("reset"):
         return
     for state in subject.states:
@@ -375,8 +392,9 @@ def reset_leads_to_running_from_every_state(subject: Subject) -> Iterator[Script
         yield s
 
 
+@experiment("MIG-020", "MIG-071", "MIG-150", "MIG-151", own_open=True)
 def a_device_closed_in_any_state_opens_again(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-020, MIG-071, MIG-150, MIG-151.  Opens and closes the device itself."""
+    """Opens and closes the device itself."""
     for state in subject.states:
         s = Script(fresh=False)
         open_device(s)
@@ -408,8 +426,8 @@ def a_device_closed_in_any_state_opens_again(subject: Subject) -> Iterator[Scrip
         yield s
 
 
+@experiment("MIG-168")
 def a_bad_address_is_efault(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-168."""
     for state in subject.states:
         s = subject.script()
         s.set(state)
@@ -420,10 +438,9 @@ def a_bad_address_is_efault(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-168")
 def an_argument_that_cannot_be_written_is_efault(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-168.
-
-    The kernel reads the argument and cannot answer.  A SET may have been done by then: the state that GET
+    """The kernel reads the argument and cannot answer.  A SET may have been done by then: the state that GET
     tells is the old one or the new one.
     """
     asked = [(GET | MIGRATION, 8), (GET | MIG_DEVICE_STATE, 8)]
@@ -449,22 +466,4 @@ def an_argument_that_cannot_be_written_is_efault(subject: Subject) -> Iterator[S
             yield s
 
 
-EXPERIMENTS = (
-    features_answer_probe_get_and_set,
-    bad_feature_requests_are_refused_and_change_nothing,
-    the_migration_flags_are_the_same_in_every_state,
-    no_region_of_the_v1_protocol_is_exposed,
-    every_state_can_be_watched,
-    every_pair_of_states_with_a_whole_stream,
-    a_data_fd_dies_with_its_session,
-    a_resuming_fd_dies_with_its_session,
-    a_dup_shares_the_position_of_the_stream,
-    a_data_fd_is_a_stream_in_one_direction,
-    closing_a_data_fd_changes_no_state,
-    precopy_info_tells_what_is_left,
-    reset_leads_to_running_from_every_state,
-    a_bad_address_is_efault,
-    an_argument_that_cannot_be_written_is_efault,
-)
-OWN_SESSION = (a_device_closed_in_any_state_opens_again, precopy_info_v2_is_an_opt_in)
 """Experiments that change what lasts as long as the device is open: run on an open of their own."""

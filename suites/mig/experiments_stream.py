@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.spec.arcs import S
@@ -13,8 +14,9 @@ from harness.spec.arcs import S
 MAX = 1 << 26
 
 
+@experiment("MIG-100", "MIG-101", "MIG-102", "MIG-103", "MIG-104", "MIG-119", "MIG-120")
 def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-100 to MIG-104, MIG-119, MIG-120.  Any segmentation of reads and of writes."""
+    """Any segmentation of reads and of writes."""
     fixed = {0: [65536], 1: [1], 2: [7]}
     for round_ in range(6):
         s = subject.script()
@@ -85,8 +87,8 @@ def _restore_in_pieces(
     return done
 
 
+@experiment("MIG-095", "MIG-118", "MIG-119")
 def a_stream_begun_in_pre_copy_is_whole(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-095, MIG-118, MIG-119."""
     if not subject.has("pre_copy"):
         return
     for drain in ("nothing", "some", "all"):
@@ -143,8 +145,8 @@ def _after_damage(subject: Subject, s: Script, done: int) -> None:
         s.claim(clause, saved, "n", ">", 0, "a stream afterwards", when)
 
 
+@experiment("MIG-105", "MIG-106", "MIG-111", "MIG-112", "MIG-113", "MIG-114")
 def an_incomplete_stream_is_refused(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-105, MIG-106, MIG-111, MIG-112, MIG-113."""
     size = subject.data_size
     cuts = {0, 1, size // 2, size - 1, *(subject.rng.randrange(size) for _ in range(5))}
     for cut in sorted(c for c in cuts if 0 <= c < size):
@@ -165,8 +167,9 @@ def _empty(s: Script) -> int:
     return done
 
 
+@experiment("MIG-105", "MIG-111", "MIG-112", "MIG-113", "MIG-114")
 def an_aborted_resume_can_be_completed_or_reset(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-105, MIG-111, MIG-113.  Refused half-way, the session may go on with the rest."""
+    """Refused half-way, the session may go on with the rest."""
     s = subject.script()
     s.save("good", max_bytes=MAX)
     fd = s.set(S.RESUMING)
@@ -182,11 +185,9 @@ def an_aborted_resume_can_be_completed_or_reset(subject: Subject) -> Iterator[Sc
     yield s
 
 
+@experiment("MIG-107", "MIG-108", "MIG-109", "MIG-110", "MIG-111", "MIG-112", "MIG-114", "MIG-166")
 def a_damaged_stream_is_refused_or_survived(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-107 to MIG-112, MIG-114, MIG-166.
-
-    A write() that returned an error took nothing: the device has no complete stream, so SET(STOP) must fail.
-    """
+    """A write() that returned an error took nothing: there is no complete stream, so SET(STOP) must fail."""
     size = subject.data_size
     flips = [[[i, 0xFF]] for i in range(min(size, 96))]
     flips += [[[subject.rng.randrange(size), 1 << subject.rng.randrange(8)]] for _ in range(16)]
@@ -206,8 +207,9 @@ def a_damaged_stream_is_refused_or_survived(subject: Subject) -> Iterator[Script
         yield s
 
 
+@experiment("MIG-112", "MIG-114", "MIG-130", "MIG-131", "MIG-132", "MIG-133")
 def error_is_left_by_reset_only(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-130 to MIG-133.  What may bring this device into ERROR, then all that must fail there."""
+    """What may bring this device into ERROR, then all that must fail there."""
     size = subject.data_size
     for damage in ([[0, 0xFF]], [[size // 2, 0xFF]], [[size - 1, 0xFF]], None):
         s = subject.script()
@@ -226,8 +228,8 @@ def error_is_left_by_reset_only(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-107", "MIG-108", "MIG-109", "MIG-110", "MIG-112", "MIG-114")
 def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-107 to MIG-110."""
     size = subject.data_size
     for kind in ("random", "exchanged", "excess"):
         s = subject.script()
@@ -278,8 +280,8 @@ def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-115", "MIG-116", "MIG-117", "MIG-125")
 def saving_and_cancelling_change_nothing(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-115, MIG-116, MIG-117, MIG-125."""
     if not subject.state_regions:
         return
     walks: list[tuple[str, list[S]]] = [("MIG-115", [S.STOP_COPY, S.STOP])]
@@ -321,8 +323,8 @@ def saving_and_cancelling_change_nothing(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-126", "MIG-127", "MIG-166")
 def regions_answer_while_stopped(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-126, MIG-127, MIG-166."""
     for state in (S.STOP, S.STOP_COPY, S.RESUMING):
         s = subject.script()
         s.set(state)
@@ -338,8 +340,9 @@ def regions_answer_while_stopped(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-051", "MIG-059", "MIG-165")
 def a_set_that_fails_for_want_of_resources_keeps_the_rules(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-165, MIG-051, MIG-059.  The n-th allocation of the next system call fails (fail-nth)."""
+    """The n-th allocation of the next system call fails (fail-nth)."""
     if not subject.has("fault_injection"):
         return
     for cur in subject.states:
@@ -377,17 +380,3 @@ def a_set_that_fails_for_want_of_resources_keeps_the_rules(subject: Subject) -> 
                         [(done, "errno", "!=", 0)],
                     )
                 yield s
-
-
-EXPERIMENTS = (
-    a_device_resumes_the_stream_it_saved,
-    a_stream_begun_in_pre_copy_is_whole,
-    an_incomplete_stream_is_refused,
-    an_aborted_resume_can_be_completed_or_reset,
-    a_damaged_stream_is_refused_or_survived,
-    error_is_left_by_reset_only,
-    a_foreign_stream_is_refused,
-    saving_and_cancelling_change_nothing,
-    regions_answer_while_stopped,
-    a_set_that_fails_for_want_of_resources_keeps_the_rules,
-)

@@ -6,17 +6,15 @@ Each program shows first that the traffic goes: without that, silence in STOP pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from fixtures.traffic_script import TrafficScript, engine_of
 from harness.program.pages import PAGE
 from harness.program.script import Script
 from harness.spec.arcs import S, State
 
-__all__ = ["EXPERIMENTS", "OWN_SESSION"]
-
-Experiment = Callable[[Subject], Iterator[Script]]
 _SETTLE_MS, _SOON_MS = 5, 3000
 _PERIOD_MS = 2
 _DELAYS_MS = (0, 1, 3, 8, 20)
@@ -61,11 +59,9 @@ def _silent(s: TrafficScript, clause: str, when: Sequence[tuple[int, str, str, o
     s.claim(clause, seen, "pages", "==", 0, f"no page of memory changes in {where}", when=when)
 
 
+@experiment("MIG-129", "MIG-172", traffic=True)
 def endless_dma_rests_while_the_device_is_stopped(subject: Subject) -> Iterator[Script]:
-    """The device writes without end when it is stopped, on every way there; afterwards it goes on.
-
-    Clauses: MIG-129, MIG-172.
-    """
+    """The device writes without end when it is stopped, on every way there; afterwards it goes on."""
     if not _can(subject, "endless"):
         return
     for way in _ways(subject):
@@ -84,11 +80,9 @@ def endless_dma_rests_while_the_device_is_stopped(subject: Subject) -> Iterator[
         yield s
 
 
+@experiment("MIG-129", "MIG-172", traffic=True)
 def a_busy_device_is_stopped_at_any_moment(subject: Subject) -> Iterator[Script]:
-    """STOP and RUNNING again and again while it writes without end; in STOP nothing is written.
-
-    Clauses: MIG-129, MIG-172.
-    """
+    """STOP and RUNNING again and again while it writes without end; in STOP nothing is written."""
     if not _can(subject, "endless"):
         return
     s = TrafficScript(subject)
@@ -110,11 +104,9 @@ def a_busy_device_is_stopped_at_any_moment(subject: Subject) -> Iterator[Script]
     yield s
 
 
+@experiment("MIG-129", "MIG-170", "MIG-176", traffic=True)
 def work_under_way_is_over_when_the_device_is_stopped(subject: Subject) -> Iterator[Script]:
-    """DMA is begun, the device is stopped; memory is as it stays, and the work is done in RUNNING at last.
-
-    Clauses: MIG-170, MIG-129, MIG-176.
-    """
+    """DMA is begun, the device is stopped; memory is as it stays, and the work is done in RUNNING at last."""
     if not _can(subject, "begin"):
         return
     engine = engine_of(subject)
@@ -147,11 +139,9 @@ def work_under_way_is_over_when_the_device_is_stopped(subject: Subject) -> Itera
             yield s
 
 
+@experiment("MIG-175", traffic=True)
 def dma_asked_for_in_a_stopped_device_waits(subject: Subject) -> Iterator[Script]:
-    """The user does not keep away from a stopped device: it may note the command or refuse it, not run it.
-
-    Clauses: MIG-175.
-    """
+    """The user does not keep away from a stopped device: it may note the command or refuse it, not run it."""
     if not _can(subject, "begin"):
         return
     for way in _stopped(subject):
@@ -170,11 +160,10 @@ def dma_asked_for_in_a_stopped_device_waits(subject: Subject) -> Iterator[Script
             yield s
 
 
+@experiment("MIG-170", "MIG-171", "MIG-172", traffic=True)
 def no_peer_to_peer_dma_in_p2p_states(subject: Subject) -> Iterator[Script]:
     """Marked traffic rests in RUNNING_P2P and PRE_COPY_P2P and goes on after them; so does all of a device
     that marks none.
-
-    Clauses: MIG-171, MIG-170, MIG-172.
     """
     if not (_can(subject, "p2p", "begin") and subject.has("p2p")):
         return
@@ -218,11 +207,9 @@ def no_peer_to_peer_dma_in_p2p_states(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-173", traffic=True)
 def the_internal_state_of_a_busy_device_rests(subject: Subject) -> Iterator[Script]:
-    """Counters and registers are the same twice in STOP, with traffic and a timer running before.
-
-    Clauses: MIG-173.
-    """
+    """Counters and registers are the same twice in STOP, with traffic and a timer running before."""
     if not (_can(subject, "quiesces") and subject.state_regions):
         return
     for state in (S.STOP, S.STOP_COPY):
@@ -247,11 +234,9 @@ def the_internal_state_of_a_busy_device_rests(subject: Subject) -> Iterator[Scri
         yield s
 
 
+@experiment("MIG-174", traffic=True)
 def a_restored_device_goes_on_with_the_traffic(subject: Subject) -> Iterator[Script]:
-    """Saved while it writes without end, reset, restored: silent until RUNNING, then it writes again.
-
-    Clauses: MIG-174.
-    """
+    """Saved while it writes without end, reset, restored: silent until RUNNING, then it writes again."""
     if not (_can(subject, "endless") and subject.has("reset")):
         return
     s = TrafficScript(subject)
@@ -274,22 +259,18 @@ def a_restored_device_goes_on_with_the_traffic(subject: Subject) -> Iterator[Scr
     yield s
 
 
+@experiment("MIG-128", "MIG-177", traffic=True)
 def a_stopped_device_raises_no_interrupt(subject: Subject) -> Iterator[Script]:
-    """A timer runs, or an interrupt is asked for, in a stopped device; afterwards they come again.
-
-    Clauses: MIG-128, MIG-177.
-    """
+    """A timer runs, or an interrupt is asked for, in a stopped device; afterwards they come again."""
     if not _can(subject, "interrupt"):
         return
     for way in _ways(subject):
         yield _silenced(subject, TrafficScript(subject), way)
 
 
+@experiment("MIG-128", "MIG-177", own_open=True, traffic=True)
 def interrupts_come_again_after_the_first_stop(subject: Subject) -> Iterator[Script]:
-    """As above on an open of its own: no earlier STOP can have silenced the device for good.
-
-    Clauses: MIG-128, MIG-177.
-    """
+    """As above on an open of its own: no earlier STOP can have silenced the device for good."""
     if _can(subject, "interrupt"):
         yield _silenced(subject, TrafficScript(subject, own=True), (S.STOP,))
 
@@ -321,12 +302,3 @@ def _silenced(subject: Subject, s: TrafficScript, way: Sequence[State]) -> Traff
         s.traffic.timer(0)
     s.end_traffic()
     return s
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    endless_dma_rests_while_the_device_is_stopped, a_busy_device_is_stopped_at_any_moment,
-    work_under_way_is_over_when_the_device_is_stopped, dma_asked_for_in_a_stopped_device_waits,
-    no_peer_to_peer_dma_in_p2p_states, the_internal_state_of_a_busy_device_rests,
-    a_restored_device_goes_on_with_the_traffic, a_stopped_device_raises_no_interrupt,
-)  # fmt: skip
-OWN_SESSION: tuple[Experiment, ...] = (interrupts_come_again_after_the_first_stop,)

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.spec.arcs import S
 from suites.mig.experiments_interface import open_device
 
-__all__ = ["EXPERIMENTS", "OWN_SESSION"]
-
 MAX = 1 << 26
 
 
+@experiment("MIG-101", own_open=True)
 def every_part_of_the_state_is_restored(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-101.  Onto a device that is as new, and what is as new onto a device that is not.
+    """Onto a device that is as new, and what is as new onto a device that is not.
 
     The device is opened for it: a reset does not make all of it new, configuration space for one.
     """
@@ -45,8 +45,9 @@ def every_part_of_the_state_is_restored(subject: Subject) -> Iterator[Script]:
         yield s
 
 
+@experiment("MIG-118")
 def everything_changed_in_pre_copy_is_restored(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-118.  All that PRE_COPY had to send was read before anything changed."""
+    """All that PRE_COPY had to send was read before anything changed."""
     if not subject.has("pre_copy") or not subject.state_regions:
         return
     s = subject.script()
@@ -64,8 +65,8 @@ def everything_changed_in_pre_copy_is_restored(subject: Subject) -> Iterator[Scr
     yield s
 
 
+@experiment("MIG-085", "MIG-086", "MIG-089")
 def initial_bytes_do_not_count_what_becomes_dirty(subject: Subject) -> Iterator[Script]:
-    """Clauses: MIG-085, MIG-086, MIG-089."""
     if not subject.has("pre_copy"):
         return
     for read_first in (0, 1, MAX):
@@ -90,10 +91,3 @@ def _fingerprint(subject: Subject, s: Script) -> int:
 def _is_the_saved_one(subject: Subject, s: Script, clause: str, saved: int, done: int) -> None:
     restored = _fingerprint(subject, s)
     s.claim(clause, restored, "hex", "==", s.ref(saved, "hex"), "the saved state", [(done, "errno", "==", 0)])
-
-
-OWN_SESSION = (every_part_of_the_state_is_restored,)
-EXPERIMENTS = (
-    everything_changed_in_pre_copy_is_restored,
-    initial_bytes_do_not_count_what_becomes_dirty,
-)

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
+from fixtures.budget import parse_budget
 from fixtures.connect import embedded_machine
 from harness import PROJECT
-from harness.commands.certify import parse_budget
 from harness.commands.coverage.collect import Source
 from harness.commands.coverage.figures import (
     Figure,

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.commands.certification import chapters
+from fixtures.controller import chapters
 from harness.commands.prove.result import Result, read_events
 from harness.commands.prove.trial import Job, run_trial
 from harness.errors import LabError
@@ -172,6 +172,6 @@ def _import_everything() -> None:
     for profile in profile_names():
         load_profile(profile)
     for chapter in chapters():
-        package = f"suites.{Path(chapter).name}"
-        for module in pkgutil.iter_modules([chapter]):
+        package = f"suites.{chapter.name}"
+        for module in pkgutil.iter_modules([str(chapter)]):
             importlib.import_module(f"{package}.{module.name}")

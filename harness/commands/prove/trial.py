@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 import pytest
 
-from fixtures.plugin import RESULT, TEST, WATCH
+from fixtures.controller import CONTROLLER
+from fixtures.plugin import RESULT, TEST, WATCH, about_item
 from fixtures.rig import Rig
 from harness.commands.certification import suite_arguments
 from harness.commands.prove.defects import Defect
@@ -34,9 +35,9 @@ from harness.hosts.inventory import EMBEDDED
 from harness.lab.embedded import attach
 from harness.oracle.judgement import Violation
 
-__all__ = ["BUDGET_S", "DEPTH", "Job", "Mode", "run_trial"]
+__all__ = ["BUDGET", "DEPTH", "Job", "Mode", "run_trial"]
 
-BUDGET_S, DEPTH = 120.0, 5
+BUDGET, DEPTH = "2m", 5
 """What `certify` takes without --budget and --depth."""
 
 
@@ -165,7 +166,7 @@ class Trial:
         """Note what a test said when it ended; past the limit, it was the last."""
         if report.when == "setup" and report.failed:
             self._failed(report)
-        if report.when != "call":
+        if report.when != "call" and not (report.when == "setup" and report.skipped):
             return
         self.tests += 1
         found = dict(report.user_properties).get(RESULT)
@@ -193,7 +194,8 @@ class Trial:
 
 def _is_quick(item: pytest.Item) -> bool:
     """Experiments are, the searches beside them are not."""
-    return "experiment" in getattr(getattr(item, "callspec", None), "params", {})
+    about = about_item(item)
+    return about is not None and not about.search
 
 
 def _about(item: pytest.Item) -> dict[str, Any]:
@@ -216,9 +218,9 @@ def run_trial(job: Job, lab_name: str, folder: Path) -> None:
             say("fresh")
             trial = Trial(job, say, time.monotonic())
             args = suite_arguments(
-                [job.device], folder, lab=EMBEDDED, depth=DEPTH, budget_s=BUDGET_S, seed=job.seed
+                [job.device], folder, lab=EMBEDDED, depth=DEPTH, budget=BUDGET, seed=job.seed
             )
-            args += ["--lab-name", lab_name, "-p", "no:xdist"]
+            args += ["--lab-name", lab_name, "-p", "no:xdist", "-p", f"no:{CONTROLLER}"]
             for seeding in job.seeding:
                 args += ["--defect", seeding]
             plugin = _Named(trial)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.experiment import experiments_in
 from fixtures.fakes.access import BROKEN, Model
 from fixtures.subject import Subject
 from harness.oracle.judge import judge
@@ -18,9 +19,7 @@ from suites.acc import experiments_cdev, experiments_group, experiments_referenc
 from suites.acc.program import History
 from suites.acc.random_histories import contest, history, turmoil
 
-EXPERIMENTS = (
-    *experiments_cdev.EXPERIMENTS, *experiments_group.EXPERIMENTS, *experiments_references.EXPERIMENTS
-)  # fmt: skip
+EXPERIMENTS = experiments_in(experiments_cdev, experiments_group, experiments_references)
 REGION = {"index": 0, "flags": 7, "size": 4096, "offset": 0, "caps_hex": ""}
 ONE: Mapping[str, Any] = {
     "groups": {"dev0": 3}, "group": True, "legacy": True, "mmap_region": 1, "physical_iommu": False,

@@ -34,8 +34,8 @@ def space_programs() -> list[dict[str, Any]]:
     programs = []
     for number in range(24):
         attach = Core.mock if number % 2 else None
-        programs.append(random_space(NativeBackend(attach, True), Core(), rng).json())
-        programs.append(random_space(CompatBackend(Core.mock), Core(), rng).json())
+        programs.append(random_space(NativeBackend(attach, True), Core(), rng).to_json())
+        programs.append(random_space(CompatBackend(Core.mock), Core(), rng).to_json())
     core = Core()
     core.mock()
     core.ranges()
@@ -45,7 +45,7 @@ def space_programs() -> list[dict[str, Any]]:
     core.map((1 << 64) - PAGE, 2 * PAGE)
     core.map(FIRST + 512, PAGE)
     core.copy(FIRST + (8 << 20), PAGE, FIRST + (9 << 20), to="a")
-    programs.append(core.json())
+    programs.append(core.to_json())
     for experiment in (what_is_mapped_is_what_is_accessed, copies_share_what_they_copy):
         programs += [script.to_json() for script in experiment(SUBJECT)]
     return programs

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 
+from fixtures.experiment import experiments_in
 from fixtures.fakes.traffic import DMA_CAPABILITIES, LOG_DEFECTS, DmaModelAgent
 from fixtures.subject import Subject
 from harness.oracle.judge import judge
@@ -17,9 +18,7 @@ from suites.dirty import experiments_log_content, experiments_log_interface
 from suites.dirty.random_logging import random_program, reports_beside_dma, reports_beside_reports
 
 EXPERIMENTS = [
-    *experiments_log_interface.EXPERIMENTS,
-    *experiments_log_interface.OWN_SESSION,
-    *experiments_log_content.EXPERIMENTS,
+    *experiments_in(experiments_log_interface, experiments_log_content),
 ]
 # Needs two reports that run at the same time: the model runs one operation after the other.
 BESIDE = {"DIRTY-056"}

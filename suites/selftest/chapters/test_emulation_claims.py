@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from fixtures.experiment import declared, experiments_in
 from fixtures.subject import Subject
 from harness.oracle.judge import _judge_claims, applicable
 from harness.oracle.judgement import Judgement
 from harness.profiles import load_profile
 from harness.program.script import Script
 from harness.spec.clause import by_id
-from suites.acc import experiments_tokens
-from suites.emu import experiments_emulated, experiments_noiommu
-from suites.emu.test_emulation import _uio_program
+from suites.acc import experiments_tokens, experiments_virtual_functions
+from suites.emu import experiments_emulated, experiments_host, experiments_noiommu
 
 CAPABILITIES: dict[str, Any] = {
     "emulated": True, "mdev": True, "legacy": True, "reset": True, "state_regions": True,
@@ -31,17 +31,10 @@ CAPABILITIES: dict[str, Any] = {
 def scripts() -> Iterator[tuple[str, Script]]:
     """Every program of the two chapters."""
     subject = Subject.of(CAPABILITIES, load_profile("vfiocert_ref"), 1)
-    for experiment in (
-        *experiments_emulated.EXPERIMENTS,
-        *experiments_tokens.EXPERIMENTS,
-        *experiments_tokens.PLAIN,
-    ):
+    for experiment in experiments_in(experiments_emulated, experiments_tokens, experiments_noiommu):
         for script in experiment(subject):
             yield experiment.__name__, script
-    for unprobed in experiments_noiommu.EXPERIMENTS:
-        for script in unprobed(CAPABILITIES):
-            yield unprobed.__name__, script
-    yield "uio", _uio_program("/dev/uio0", "/sys/x/config")
+    yield "uio", experiments_host._uio_program("/dev/uio0", "/sys/x/config")
 
 
 PROGRAMS = list(scripts())
@@ -104,18 +97,12 @@ def test_each_claim_can_fail_and_none_does_without_reason(number: int) -> None:
 
 
 def test_every_clause_of_the_chapters_has_a_claim_or_an_observation() -> None:
-    """What programs do not claim, a test observes in sysfs; their docstrings name it."""
-    from fixtures.plugin import named_clauses
-    from suites.acc import test_tokens
-    from suites.emu import test_emulation
-
+    """What programs do not claim, an experiment that does its own work observes in sysfs."""
     claimed = {claim["clause"] for _, script in PROGRAMS for claim in script.to_json()["claims"]}
     observed = {
         clause
-        for module in (test_emulation, test_tokens)
-        for name, test in vars(module).items()
-        if name.startswith("test_")
-        for clause in named_clauses(test.__doc__ or "")
+        for test in experiments_in(experiments_host, experiments_virtual_functions, programs=False)
+        for clause in declared(test).clauses
     }
     ids = {i for i in by_id() if i.startswith("EMU-") or i.startswith("ACC-14") or i.startswith("ACC-15")}
     assert ids <= claimed | observed, sorted(ids - claimed - observed)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from fixtures.experiment import experiments_in
 from fixtures.subject import Subject
 from harness.oracle.judge import _judge_claims
 from harness.oracle.judgement import Judgement
 from harness.profiles import load_profile
 from harness.uapi import vfio
-from suites.dev.experiments_gfx import EXPERIMENTS
+from suites.dev import experiments_gfx
 
 PROBE, DMABUF, REGION = (
     vfio.VFIO_GFX_PLANE_TYPE_PROBE, vfio.VFIO_GFX_PLANE_TYPE_DMABUF, vfio.VFIO_GFX_PLANE_TYPE_REGION,
@@ -122,7 +123,7 @@ def _following(programs: Any, verdict: Judgement) -> Any:
 def verdict_on(kind: int, bad: str) -> Judgement:
     """All experiments on such a device."""
     verdict = Judgement()
-    for experiment in EXPERIMENTS:
+    for experiment in experiments_in(experiments_gfx):
         subject = Subject.of(CAPABILITIES if kind == DMABUF else IN_REGION, load_profile("generic"), 1)
         programs: Any = experiment(subject)
         bench = next(programs, None)

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from fixtures.experiment import experiments_in
 from fixtures.fakes.migration import CAPABILITIES, DEFECTS, FAIL, ModelAgent
 from fixtures.subject import Failing, Subject
 from harness.oracle.judge import judge
@@ -37,14 +38,9 @@ def certify(agent: ModelAgent, capabilities: dict[str, object], seed: int = 1, d
     ]
     subject = Subject(capabilities, [[0, 0, 16, 1]], MUTATIONS, (), seed, 40, random.Random(seed), failing)
     total = Judgement()
-    everything = [
-        *experiments_interface.EXPERIMENTS,
-        *experiments_stream.EXPERIMENTS,
-        *experiments_failing.EXPERIMENTS,
-        *experiments_whole_state.EXPERIMENTS,
-        *experiments_interface.OWN_SESSION,
-        *experiments_whole_state.OWN_SESSION,
-    ]
+    everything = experiments_in(
+        experiments_interface, experiments_stream, experiments_failing, experiments_whole_state
+    )
     programs = [s.to_json() for e in everything for s in e(subject)]
     for program in [*programs, *sweep_programs(subject.flags, depth, chunk=200)]:
         total.merge(judge(capabilities, program, agent.run(program)))

@@ -14,7 +14,7 @@ import pytest
 from fixtures.rig import Rig
 from harness.hosts.driver_choice import choose, parse_aliases
 from harness.profiles import load_profile
-from suites.sel import test_selection
+from suites.sel import experiments_selection
 from suites.sel.matching import NO_DRIVER, Matching, Move, random_moves
 
 ALIASES = """\
@@ -115,7 +115,7 @@ def broken_clauses(
     rig = Rig("dev", load_profile("vfio_pci"), lambda: Connection(kernel), seed, tmp_path)
     with rig.test("t"):
         table = parse_aliases(aliases)
-        test_selection._bindings(rig, choose(MODALIAS, table), table)
+        experiments_selection._bindings(rig, choose(MODALIAS, table), table)
     return {violation.clause for violation in rig.total.violations}, rig
 
 

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from fixtures.experiment import experiments_in
 from fixtures.fakes.traffic import DMA_CAPABILITIES, QUIET_DEFECTS, DmaModelAgent
 from fixtures.subject import Subject
 from harness.oracle.judge import judge
@@ -17,7 +18,7 @@ from suites.mig import experiments_traffic
 def certify(agent: DmaModelAgent, seed: int = 1) -> Judgement:
     subject = Subject(DMA_CAPABILITIES, [[0, 0, 16, 1]], (), (), seed, 40, random.Random(seed))
     total = Judgement()
-    for experiment in (*experiments_traffic.EXPERIMENTS, *experiments_traffic.OWN_SESSION):
+    for experiment in experiments_in(experiments_traffic):
         for script in experiment(subject):
             program = script.to_json()
             total.merge(judge(DMA_CAPABILITIES, program, agent.run(program)))

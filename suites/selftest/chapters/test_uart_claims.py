@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from fixtures.experiment import experiments_in
 from fixtures.subject import Subject
 from harness.oracle.judge import _judge_claims
 from harness.oracle.judgement import Judgement
 from harness.profiles import load_profile
-from suites.dev.experiments_uart import EXPERIMENTS
+from suites.dev import experiments_uart
 
 CAPABILITIES: dict[str, Any] = {
     "uart": True, "irq_intx": 1, "regions": [{"index": 0, "size": 8}, {"index": 7, "size": 256}],
@@ -116,7 +117,7 @@ def records_of(program: dict[str, Any], uart: Uart) -> dict[tuple[str | None, in
 def broken(bad: str) -> set[str]:
     """The clauses that fail on a device that is wrong in this way."""
     verdict = Judgement()
-    for experiment in EXPERIMENTS:
+    for experiment in experiments_in(experiments_uart):
         subject = Subject.of(CAPABILITIES, load_profile("mtty"), 1)
         for bench in experiment(subject):
             program = bench.to_json()

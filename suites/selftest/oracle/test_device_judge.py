@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.experiment import experiments_in
 from fixtures.subject import Subject
 from harness.agent import opspec
 from harness.oracle.device import judge_device
@@ -16,8 +17,15 @@ from harness.oracle.judge import judge
 from harness.oracle.judgement import Judgement
 from harness.probes.device import capability_offsets
 from harness.profiles import load_profile
+from suites.dev import (
+    experiments_config,
+    experiments_gfx,
+    experiments_irqs,
+    experiments_regions,
+    experiments_rest,
+    experiments_uart,
+)
 from suites.dev.program import Bench
-from suites.dev.test_device import EXPERIMENTS
 
 
 def judged(op: str, **fields: Any) -> set[str]:
@@ -138,7 +146,14 @@ def programs(capabilities: dict[str, Any]) -> list[tuple[str, Bench]]:
     subject = Subject.of(capabilities, load_profile("generic"), 1)
     return [
         (experiment.__name__, program)
-        for experiment in EXPERIMENTS
+        for experiment in experiments_in(
+            experiments_config,
+            experiments_irqs,
+            experiments_rest,
+            experiments_regions,
+            experiments_uart,
+            experiments_gfx,
+        )
         for program in _all_of(experiment(subject))
     ]
 

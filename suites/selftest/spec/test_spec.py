@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fixtures.plugin import named_clauses
-from harness.commands.certification import chapters
+from fixtures.controller import chapters
+from fixtures.experiment import Experiment, declared, experiment, experiments_in
+from harness.errors import HarnessError
 from harness.spec.arcs import (
     BLOCKED,
     DIRECT_ARCS,
@@ -30,29 +34,73 @@ ALL = Mig.STOP_COPY | Mig.P2P | Mig.PRE_COPY
 BY_THE_RIG = {"MIG-164", "MIG-166", "MIG-167"}
 
 
-def _experiments() -> dict[str, str]:
-    """Docstrings of the tests and experiments of all chapters, by name: those that name clauses."""
-    found = {}
-    for file in (f for chapter in chapters() for f in Path(chapter).glob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and named_clauses(ast.get_docstring(node) or ""):
-                found[f"{file.parent.name}/{file.name}:{node.name}"] = ast.get_docstring(node) or ""
-    return found
+def _experiments() -> dict[str, Any]:
+    """The experiments of all chapters, by the place they stand in."""
+    modules = [
+        importlib.import_module(f"suites.{file.parent.name}.{file.stem}")
+        for chapter in chapters()
+        for file in sorted(chapter.glob("experiments_*.py"))
+    ]
+    return {f"{e.__module__}:{e.__name__}": e for e in experiments_in(*modules, programs=False)}
 
 
 EXPERIMENTS = _experiments()
+CLAUSE_ID = re.compile(r"[A-Z]{3,5}-\d{3}")
+
+
+def literals_of(function: Any) -> set[str]:
+    """Clause ids written in an experiment and in what it calls of its own module."""
+    source = Path(inspect.getfile(function)).read_text(encoding="utf-8")
+    body = ast.parse(source).body
+    parts: dict[str, Any] = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    for node in body:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        parts |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+    found: set[str] = set()
+    todo, seen = [function.__name__], set()
+    while todo:
+        name = todo.pop()
+        if name in seen or name not in parts:
+            continue
+        seen.add(name)
+        node = parts[name]
+        inside = node.body if isinstance(node, ast.FunctionDef) else [node]
+        for each in (x for part in inside for x in ast.walk(part)):
+            if (
+                isinstance(each, ast.Constant)
+                and isinstance(each.value, str)
+                and CLAUSE_ID.fullmatch(each.value)
+            ):
+                found.add(each.value)
+            if isinstance(each, ast.Name):
+                todo.append(each.id)
+    return found
 
 
 def test_every_clause_has_a_test_or_a_reason() -> None:
-    named = {c for text in EXPERIMENTS.values() for c in named_clauses(text)} | BY_THE_RIG
+    named = {c for e in EXPERIMENTS.values() for c in declared(e).clauses} | BY_THE_RIG
     assert [c.id for c in all_clauses() if c.id not in named and not c.untested] == []
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_names_clauses_that_exist(name: str) -> None:
-    known = {c.id for c in all_clauses()}
-    alone = {c for c in named_clauses(re.sub(r"[A-Z]{3,5}-\d{3} to [A-Z]{3,5}-\d{3}", "", EXPERIMENTS[name]))}
-    assert alone <= known  # what lies inside a range may be a gap
+def test_an_experiment_names_the_clauses_that_it_claims(name: str) -> None:
+    """Steps: read the ids in its code. Verify: its decorator names each of them, and none twice."""
+    named = declared(EXPERIMENTS[name]).clauses
+    assert literals_of(EXPERIMENTS[name]) <= set(named)
+    assert len(named) == len(set(named))
+
+
+def test_an_experiment_that_claims_more_than_it_names_is_stopped() -> None:
+    about = Experiment(("MIG-001",))
+    about.check_claims("x", {"claims": [{"clause": "MIG-001"}]})
+    with pytest.raises(HarnessError, match="claims MIG-002"):
+        about.check_claims("x", {"claims": [{"clause": "MIG-002"}]})
+
+
+@pytest.mark.parametrize(("id", "words"), [("MIG-0600", "did you mean MIG-060"), ("XYZ", "is no clause")])
+def test_an_experiment_of_a_clause_that_does_not_exist_is_refused(id: str, words: str) -> None:
+    with pytest.raises(HarnessError, match=words):
+        experiment(id)
 
 
 def test_the_chapter_has_at_least_70_clauses() -> None:

@@ -7,7 +7,7 @@ import hashlib
 import random
 from typing import Any
 
-from fixtures.plugin import Case
+from fixtures.experiment import experiment
 from fixtures.rig import Rig
 from harness.errors import LabError
 from harness.hosts.driver_choice import Alias, Choice, choose, ids_of, is_modalias, others, parse_aliases
@@ -20,62 +20,50 @@ _ID_FILES = ("vendor", "device", "subsystem_vendor", "subsystem_device", "class"
 _NOTHING: dict[str, Any] = {"threads": [{"name": "main", "ops": []}]}
 
 
-def test_the_fewest_wildcards_choose_one_driver(rig: Rig, case: Case) -> None:
-    """The device's modalias, and what the running kernel's modules.alias makes of it.
-
-    Clauses: SEL-001 to SEL-005.
-    """
-
-    def body() -> None:
-        if not rig.capabilities.get("pci"):
-            return
-        device = _described(rig)
-        modalias = str(device["modalias"])
-        shown = _read(rig, "cat " + " ".join(f"{device['path']}/{name}" for name in _ID_FILES)).split()
-        ids = [int(word, 16) for word in shown]
-        ids = [*ids[:4], ids[4] >> 16, ids[4] >> 8 & 0xFF, ids[4] & 0xFF]
-        named = list(ids_of(modalias)) if is_modalias(modalias) else None
-        rig.observe("SEL-001", named == ids, f"the ids {_hex(ids)}", modalias)
-        if named is None:
-            return
-        aliases = _aliases(rig)
-        choice = choose(modalias, aliases)
-        if not choice.module and not any(alias.vfio and alias.wildcards == 7 for alias in aliases):
-            rig.undecided["SEL-002"] = "vfio_pci is built in or absent: modules.alias has no line for it"
-            return
-        rig.observe("SEL-002", bool(choice.module), "a vfio_pci: alias that matches", "none")
-        odd = [alias.pattern for alias in choice.candidates if not alias.regular]
-        rig.observe("SEL-003", not odd, "each field a value or one *", ", ".join(odd))
-        rig.observe("SEL-004", not choice.tied, "one module", ", ".join((choice.module, *choice.tied)))
-        if rig.capabilities.get("variant_profile"):
-            wanted = rig.profile.module
-            rig.observe("SEL-005", choice.module == wanted, wanted, choice.module or "none")
-
-    case.run(body)
+@experiment("SEL-001", "SEL-002", "SEL-003", "SEL-004", "SEL-005", needs=("pci",))
+def the_fewest_wildcards_choose_one_driver(rig: Rig) -> None:
+    """The device's modalias, and what the running kernel's modules.alias makes of it."""
+    device = _described(rig)
+    modalias = str(device["modalias"])
+    shown = _read(rig, "cat " + " ".join(f"{device['path']}/{name}" for name in _ID_FILES)).split()
+    ids = [int(word, 16) for word in shown]
+    ids = [*ids[:4], ids[4] >> 16, ids[4] >> 8 & 0xFF, ids[4] & 0xFF]
+    named = list(ids_of(modalias)) if is_modalias(modalias) else None
+    rig.observe("SEL-001", named == ids, f"the ids {_hex(ids)}", modalias)
+    if named is None:
+        return
+    aliases = _aliases(rig)
+    choice = choose(modalias, aliases)
+    if not choice.module and not any(alias.vfio and alias.wildcards == 7 for alias in aliases):
+        rig.undecided["SEL-002"] = "vfio_pci is built in or absent: modules.alias has no line for it"
+        return
+    rig.observe("SEL-002", bool(choice.module), "a vfio_pci: alias that matches", "none")
+    odd = [alias.pattern for alias in choice.candidates if not alias.regular]
+    rig.observe("SEL-003", not odd, "each field a value or one *", ", ".join(odd))
+    rig.observe("SEL-004", not choice.tied, "one module", ", ".join((choice.module, *choice.tied)))
+    if rig.capabilities.get("variant_profile"):
+        wanted = rig.profile.module
+        rig.observe("SEL-005", choice.module == wanted, wanted, choice.module or "none")
 
 
-def test_the_kernel_binds_what_driver_override_names(rig: Rig, case: Case) -> None:
-    """Overrides, unbinds and probes: first one by one, then in random sequences; the host is restored.
-
-    Clauses: SEL-010 to SEL-020.
-    """
-
-    def body() -> None:
-        if not rig.capabilities.get("pci"):
-            return
-        rig.release()
-        aliases = _aliases(rig)
-        try:
-            choice = choose(str(_described(rig)["modalias"]), aliases)
-            if not choice.module:
-                raise LabError(f"{rig.device_id}: no vfio_pci: alias of the host matches the device")
-            _bindings(rig, choice, aliases)
-            rig.read_log(_NOTHING, [])
-        finally:
-            # Whatever is bound now: the agent's undo, and the next test's provisioning, put it right.
-            rig.drop()
-
-    case.run(body)
+@experiment(
+    "SEL-010", "SEL-011", "SEL-012", "SEL-013", "SEL-014", "SEL-015", "SEL-016", "SEL-017", "SEL-018",
+    "SEL-019", "SEL-020",
+    needs=("pci",),
+)  # fmt: skip
+def the_kernel_binds_what_driver_override_names(rig: Rig) -> None:
+    """Overrides, unbinds and probes: first one by one, then in random sequences; the host is restored."""
+    rig.release()
+    aliases = _aliases(rig)
+    try:
+        choice = choose(str(_described(rig)["modalias"]), aliases)
+        if not choice.module:
+            raise LabError(f"{rig.device_id}: no vfio_pci: alias of the host matches the device")
+        _bindings(rig, choice, aliases)
+        rig.read_log(_NOTHING, [])
+    finally:
+        # Whatever is bound now: the agent's undo, and the next test's provisioning, put it right.
+        rig.drop()
 
 
 def _bindings(rig: Rig, choice: Choice, aliases: tuple[Alias, ...]) -> None:

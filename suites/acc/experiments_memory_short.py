@@ -14,12 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fixtures.plugin import Case
-from fixtures.rig import Rig
+from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
-
-__all__ = ["programs"]
 
 _Step = tuple[str, dict[str, Any]]
 _DEEPEST = 24
@@ -63,7 +60,8 @@ _GROUP: _Way = (
 """Steps, each with what takes it back."""
 
 
-def programs(subject: Subject) -> Iterator[Script]:
+@experiment("ACC-160", needs=("fault_injection",), own_open=True)
+def each_step_short_of_memory(subject: Subject) -> Iterator[Script]:
     """A program for each step of each way."""
     ways = [_CDEV]
     if subject.has("group"):
@@ -98,15 +96,3 @@ def _program(way: _Way, number: int) -> Script:
         words = "it succeeds after what was repeated" if place >= number else "nothing is left of others"
         s.claim("ACC-160", index, "errno", "==", 0, words)
     return s
-
-
-def test_each_step_short_of_memory(rig: Rig, case: Case) -> None:
-    """Clauses: ACC-160."""
-
-    def body() -> None:
-        if not rig.capabilities.get("fault_injection"):
-            return
-        for script in programs(rig.subject("each step short of memory")):
-            rig.run(script.to_json(), own=True)
-
-    case.run(body)

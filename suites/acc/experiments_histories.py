@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random histories of several processes, in a definite order and at the same time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from fixtures.experiment import experiment
+from fixtures.subject import Subject
+from suites.acc.program import History
+from suites.acc.random_histories import contest, history, turmoil
+
+HISTORIES = 30
+CONTESTS = 8
+TURMOILS = 6
+LEAST = 10
+"""Histories tried however long one takes; a device whose every open resets it takes its time."""
+SHARE = 0.04
+"""Of the budget of a device."""
+
+
+@experiment(
+    "ACC-001", "ACC-002", "ACC-003", "ACC-004", "ACC-005", "ACC-006", "ACC-007", "ACC-008", "ACC-009",
+    "ACC-010", "ACC-011", "ACC-020", "ACC-025", "ACC-026", "ACC-027", "ACC-028", "ACC-029", "ACC-030",
+    "ACC-050", "ACC-051", "ACC-052", "ACC-053", "ACC-054", "ACC-055", "ACC-056", "ACC-057", "ACC-060",
+    "ACC-061", "ACC-062", "ACC-063", "ACC-064", "ACC-065", "ACC-066", "ACC-067", "ACC-068", "ACC-069",
+    "ACC-070", "ACC-073", "ACC-083", "ACC-084", "ACC-085", "ACC-086", "ACC-087", "ACC-088", "ACC-089",
+    "ACC-090", "ACC-091", "ACC-092", "ACC-093", "ACC-094", "ACC-095", "ACC-097", search=True, own_open=True,
+    log_every=10,
+)  # fmt: skip
+def whoever_does_what_the_device_has_one_owner_at_most(
+    subject: Subject, budget_s: float
+) -> Iterator[History]:
+    """Several processes, one step after the other; fewer where every open takes long."""
+    begun = time.monotonic()
+    for number in range(HISTORIES):
+        if number >= LEAST and time.monotonic() - begun > SHARE * budget_s:
+            break
+        yield history(subject)
+
+
+@experiment("ACC-070", "ACC-071", "ACC-072", search=True, own_open=True, log_every=CONTESTS)
+def claims_at_the_same_time_have_one_winner(subject: Subject) -> Iterator[History]:
+    for _ in range(CONTESTS):
+        yield contest(subject)
+    for _ in range(TURMOILS):
+        yield turmoil(subject)
