@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 from fixtures.experiment import experiment
+from fixtures.search import Search, made_by
 from fixtures.subject import Subject
-from suites.acc.program import History
 from suites.acc.random_histories import contest, history, turmoil
 
 HISTORIES = 30
@@ -26,23 +25,21 @@ SHARE = 0.04
     "ACC-050", "ACC-051", "ACC-052", "ACC-053", "ACC-054", "ACC-055", "ACC-056", "ACC-057", "ACC-060",
     "ACC-061", "ACC-062", "ACC-063", "ACC-064", "ACC-065", "ACC-066", "ACC-067", "ACC-068", "ACC-069",
     "ACC-070", "ACC-073", "ACC-083", "ACC-084", "ACC-085", "ACC-086", "ACC-087", "ACC-088", "ACC-089",
-    "ACC-090", "ACC-091", "ACC-092", "ACC-093", "ACC-094", "ACC-095", "ACC-097", search=True, own_open=True,
-    log_every=10,
+    "ACC-090", "ACC-091", "ACC-092", "ACC-093", "ACC-094", "ACC-095", "ACC-097", search=True, 
 )  # fmt: skip
 def whoever_does_what_the_device_has_one_owner_at_most(
-    subject: Subject, budget_s: float
-) -> Iterator[History]:
-    """Several processes, one step after the other; fewer where every open takes long."""
+    subject: Subject, search: Search, budget_s: float
+) -> None:
+    """Several processes, one step after the other; fewer histories where every open takes long."""
     begun = time.monotonic()
-    for number in range(HISTORIES):
-        if number >= LEAST and time.monotonic() - begun > SHARE * budget_s:
-            break
-        yield history(subject)
+    search.each(made_by(history, subject), LEAST, own=True, log_every=LEAST)
+    cost_s = (time.monotonic() - begun) / LEAST
+    more = min(HISTORIES - LEAST, int((SHARE * budget_s - LEAST * cost_s) / cost_s))
+    if more > 0:
+        search.each(made_by(history, subject), more, own=True, log_every=LEAST, number=1)
 
 
-@experiment("ACC-070", "ACC-071", "ACC-072", search=True, own_open=True, log_every=CONTESTS)
-def claims_at_the_same_time_have_one_winner(subject: Subject) -> Iterator[History]:
-    for _ in range(CONTESTS):
-        yield contest(subject)
-    for _ in range(TURMOILS):
-        yield turmoil(subject)
+@experiment("ACC-070", "ACC-071", "ACC-072", search=True)
+def claims_at_the_same_time_have_one_winner(subject: Subject, search: Search) -> None:
+    search.each(made_by(contest, subject), CONTESTS, own=True, log_every=CONTESTS)
+    search.each(made_by(turmoil, subject), TURMOILS, own=True, log_every=TURMOILS)

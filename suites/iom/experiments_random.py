@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fixtures.experiment import experiment
+from fixtures.search import Programs, Search, made_by
 from fixtures.subject import Subject
 from suites.iom.device_traffic import traffic_program
 from suites.iom.program import Core
 from suites.iom.random_space import NativeBackend, random_space
+
+Attach = Callable[[Core], object] | None
 
 RANDOM_PROGRAMS = 45
 RANDOM_PROGRAMS_OF_A_DEVICE = 8
@@ -17,14 +20,20 @@ RANDOM_PROGRAMS_OF_A_DEVICE = 8
 
 @experiment(
     "IOM-030", "IOM-031", "IOM-032", "IOM-033", "IOM-034", "IOM-035", "IOM-036", "IOM-037", "IOM-038",
-    "IOM-040", "IOM-041", "IOM-042", "IOM-043", "IOM-044", "IOM-050", "IOM-051", search=True, own_open=True,
-    log_every=10,
+    "IOM-040", "IOM-041", "IOM-042", "IOM-043", "IOM-044", "IOM-050", "IOM-051", search=True,
 )  # fmt: skip
-def random_programs_on_an_ioas(subject: Subject) -> Iterator[Core]:
+def random_programs_on_an_ioas(subject: Subject, search: Search) -> None:
+    """On the kernel's mock also without any device attached."""
     mock = subject.has("mock")
-    for number in range(RANDOM_PROGRAMS if mock else RANDOM_PROGRAMS_OF_A_DEVICE):
-        attach = None if mock and number % 3 == 0 else (Core.mock if mock else Core.device)
-        yield random_space(NativeBackend(attach, mock), Core(), subject.rng)
+
+    def programs(attach: Attach) -> Programs:
+        return made_by(lambda drawn: random_space(NativeBackend(attach, mock), Core(), drawn.rng), subject)
+
+    if not mock:
+        search.each(programs(Core.device), RANDOM_PROGRAMS_OF_A_DEVICE, own=True, log_every=10)
+        return
+    search.each(programs(Core.mock), 2 * RANDOM_PROGRAMS // 3, own=False, log_every=10)
+    search.each(programs(None), RANDOM_PROGRAMS // 3, own=False, log_every=10)
 
 
 @experiment("IOM-046", "IOM-047", needs=("engine",), search=True, own_open=True)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from fixtures.experiment import experiment
 from fixtures.rig import Rig
+from fixtures.search import Search, made_by
 from fixtures.subject import Subject
 from harness.uapi import vfio
 from suites.iom.device_traffic import traffic_program
@@ -20,20 +23,26 @@ RANDOM_PROGRAMS = 6
 
 @experiment(
     "LEG-020", "LEG-021", "LEG-022", "LEG-023", "LEG-024", "LEG-025", "LEG-030", "LEG-031", "LEG-032",
-    search=True, own_open=True, log_every=2 * RANDOM_PROGRAMS,
+    search=True,
 )  # fmt: skip
-def random_programs_on_a_container(subject: Subject) -> Iterator[Core]:
+def random_programs_on_a_container(subject: Subject, search: Search) -> None:
     kinds = {"type1v2": vfio.VFIO_TYPE1v2_IOMMU, "type1": vfio.VFIO_TYPE1_IOMMU}
-    for kind in (number for name, number in kinds.items() if subject.has(name)):
-        for _ in range(RANDOM_PROGRAMS):
-            yield random_space(Type1Backend(kind), Container(iommu=False), subject.rng)
+    for kind in [number for name, number in kinds.items() if subject.has(name)]:
+        backend = Type1Backend(kind)
+        programs = made_by(partial(_program, lambda: Container(iommu=False), backend), subject)
+        search.each(programs, RANDOM_PROGRAMS, own=True, log_every=RANDOM_PROGRAMS)
 
 
-@experiment("LEG-080", "LEG-081", "LEG-082", "LEG-083", search=True, own_open=True, log_every=RANDOM_PROGRAMS)
-def random_programs_on_an_iommufd_as_container(subject: Subject) -> Iterator[Core]:
-    attach = Core.mock if subject.has("mock") else Core.device
-    for _ in range(RANDOM_PROGRAMS):
-        yield random_space(CompatBackend(attach), Core(), subject.rng)
+def _program(core: Callable[[], Core], backend: Any, subject: Subject) -> Core:
+    return random_space(backend, core(), subject.rng)
+
+
+@experiment("LEG-080", "LEG-081", "LEG-082", "LEG-083", search=True)
+def random_programs_on_an_iommufd_as_container(subject: Subject, search: Search) -> None:
+    mock = subject.has("mock")
+    backend = CompatBackend(Core.mock if mock else Core.device)
+    programs = made_by(partial(_program, Core, backend), subject)
+    search.each(programs, RANDOM_PROGRAMS, own=not mock, log_every=RANDOM_PROGRAMS)
 
 
 @experiment("LEG-062", "LEG-063", "LEG-064", needs=("engine", "type1v2"), search=True, own_open=True)

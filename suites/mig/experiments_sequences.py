@@ -5,26 +5,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
-
-import hypothesis
-from hypothesis import HealthCheck, Phase
-from hypothesis import strategies as st
 
 from fixtures.experiment import experiment
 from fixtures.rig import Rig
+from fixtures.search import Program, Search, made_by
 from fixtures.subject import Subject
-from suites.mig.random_programs import concurrent_program, decode, race_program
+from suites.mig.random_programs import REGRESSIONS, build, concurrent_program, programs, race_program
 from suites.mig.sweep import sweep_programs, sweep_targets
-
-Program = dict[str, Any]
 
 PROGRAMS = 1500
 SWEEP_SHARE, RANDOM_SHARE = 0.4, 0.2
 """Shares of the budget of a device."""
-OPERATIONS = 20
-MEAN_BATCH = 6
-"""Programs in one request, on average of the lists of 1 to 11 that Hypothesis draws."""
 RACES = 120
 
 
@@ -50,10 +41,6 @@ def every_sequence_up_to_the_depth(
             return
 
 
-class Unseen(AssertionError):
-    """A violation no program has shown before; Hypothesis shrinks towards it."""
-
-
 @experiment(
     "MIG-022", "MIG-023", "MIG-024", "MIG-030", "MIG-031", "MIG-032", "MIG-033", "MIG-034", "MIG-035",
     "MIG-036", "MIG-037", "MIG-038", "MIG-039", "MIG-040", "MIG-041", "MIG-042", "MIG-043", "MIG-044",
@@ -64,50 +51,17 @@ class Unseen(AssertionError):
     "MIG-081", "MIG-082", "MIG-083", "MIG-084", "MIG-085", "MIG-086", "MIG-087", "MIG-088", "MIG-089",
     "MIG-090", "MIG-091", "MIG-092", "MIG-093", "MIG-140", "MIG-141", "MIG-142", search=True,
 )  # fmt: skip
-def random_programs_of_requests_and_io(subject: Subject, rig: Rig, budget_s: float) -> None:
-    last: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
-
-    def programs_are_judged_clean(batch: list[bytes]) -> None:
-        programs = [decode(data, subject) for data in batch]
-        before = rig.programs
-        for program, (verdict, trace) in zip(programs, rig.execute_many(programs), strict=False):
-            rig.programs += 1
-            rig.total.merge(verdict.seen())
-            last[:] = [(program, trace)]
-            if rig.unknown(verdict, program) is not None:
-                rig.last_program = program  # not the batch's last, but the one that is to be kept
-                raise Unseen
-        if rig.programs // 50 != before // 50:
-            rig.read_log(*last[-1])
-
+def random_programs_of_requests_and_io(subject: Subject, rig: Rig, search: Search, budget_s: float) -> None:
+    regressions = [build(steps, subject) for steps in REGRESSIONS]
     begun = time.monotonic()
-    for n in range(20):
-        rig.run(decode(bytes(range(n, n + 2 * OPERATIONS)), subject), log=False)
-    cost_s = (time.monotonic() - begun) / 20
-    settings = hypothesis.settings(
-        max_examples=max(50, min(PROGRAMS, int(RANDOM_SHARE * budget_s / cost_s))) // MEAN_BATCH,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-    )
-    # In batches: a round trip costs as much as a program.
-    batches = st.lists(
-        st.binary(min_size=2, max_size=2 * OPERATIONS), min_size=1, max_size=2 * MEAN_BATCH - 1
-    )
-    trial = hypothesis.seed(subject.seed)(settings(hypothesis.given(batches)(programs_are_judged_clean)))
-    for _ in range(10):  # each round finds one kind of violation and shrinks it
-        try:
-            trial()
-        except Unseen:
-            rig.run(rig.last_program)
-            continue
-        break
-    rig.read_log(*last[-1])
+    for _ in range(4):
+        rig.execute_many(regressions)
+    cost_s = (time.monotonic() - begun) / (4 * len(regressions))
+    count = max(50, min(PROGRAMS, int(RANDOM_SHARE * budget_s / cost_s)))
+    search.batches(programs(subject), count, regressions)
 
 
-@experiment("MIG-069", "MIG-160", "MIG-161", "MIG-162", "MIG-163", "MIG-164", search=True, log_every=10)
-def threads_act_as_if_in_some_order(subject: Subject) -> Iterator[Program]:
-    for number in range(RACES):
-        yield (race_program if number % 4 == 3 else concurrent_program)(subject)
+@experiment("MIG-069", "MIG-160", "MIG-161", "MIG-162", "MIG-163", "MIG-164", search=True)
+def threads_act_as_if_in_some_order(subject: Subject, search: Search) -> None:
+    search.each(made_by(concurrent_program, subject), 3 * RACES // 4, own=False, log_every=10)
+    search.each(made_by(race_program, subject), RACES // 4, own=False, log_every=10)

@@ -1,62 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random programs: of one thread from bytes that Hypothesis draws, of several threads from a seed."""
+"""Random programs: of one thread as a list of steps, of several threads from random choices."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from hypothesis import strategies as st
 
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.spec.arcs import OUT_OF_RANGE, S
 
-__all__ = ["BATCH", "concurrent_program", "decode", "race_program"]
+__all__ = ["REGRESSIONS", "STEPS", "build", "concurrent_program", "programs", "race_program"]
 
 Op = list[Any]
+Step = tuple[Any, ...]
+"""What to do, with what, and last, for what is done to a data fd, with which of those that there are."""
 
-BATCH = 8
-"""Programs that go to the agent in one request."""
+STEPS = 20
+"""Steps of a program, at most."""
+_FDS = (-1, 0, -2)
+_READS = (1, 3, 16, 24, 100, 4096, 65536)
+# By weight; the first is what a program is made of when it is as simple as it can be.
+_ALWAYS: tuple[Step, ...] = (
+    *[("get_state",)] * 9,
+    *[("set_state", state) for state in range(OUT_OF_RANGE + 1)] * 7,
+    *[("read", n, fd) for n in _READS for fd in _FDS],
+    *[("precopy_info", fd) for fd in _FDS] * 3,
+    *[("write", n, fd) for n in (1, 2, 8) for fd in _FDS],
+    *[("close", fd) for fd in _FDS] * 2,
+    *[("poll", fd) for fd in _FDS] * 2,
+    *[("debugfs_state",)] * 2,  # slow: it opens a file
+)
+_WHERE_THERE: dict[str, tuple[Step, ...]] = {
+    "data_size": (("data_size",),) * 9, "reset": (("reset",),) * 9,
+}  # fmt: skip
+REGRESSIONS: tuple[tuple[Step, ...], ...] = (
+    # A read at the temporary end of stream (MIG-078).
+    (("set_state", S.PRE_COPY), ("read", 65536, -1), ("read", 24, -1)),
+    # A header that write() refused is loaded all the same (MIG-107).
+    (("set_state", S.RESUMING), ("write", 8, -1), ("set_state", S.STOP)),
+    # An fd of a session that has ended, beside the one of the next (MIG-060, MIG-066).
+    (("set_state", S.STOP_COPY), ("set_state", S.RUNNING), ("set_state", S.STOP_COPY), ("read", 24, 0)),
+    (("set_state", S.PRE_COPY), ("precopy_info", -1), ("set_state", S.STOP_COPY), ("precopy_info", -1)),
+    (("set_state", S.STOP_COPY), ("close", -1), ("set_state", S.STOP), ("set_state", S.RESUMING)),
+    (("set_state", S.ERROR), ("set_state", OUT_OF_RANGE), ("set_state", S.STOP), ("get_state",)),
+)
+"""Programs that showed something once: they run first."""
 
 
-def decode(data: bytes, subject: Subject) -> dict[str, Any]:
-    """A program of len(data)/2 steps, two bytes each: what to do and with what.  Zeros are GETs."""
+def build(steps: Sequence[Step], subject: Subject) -> dict[str, Any]:
+    """The program of these steps; one on a data fd that is not there is left out."""
     s = subject.script()
     fds: list[str] = []
-    for kind, value in zip(data[::2], data[1::2], strict=False):
-        fd = fds[-1 - value % min(3, len(fds))] if fds else None
-        match kind % 16:
-            case 0:
+    for name, *args in steps:
+        if name in ("read", "write", "precopy_info", "close", "poll"):
+            if len(fds) < (2 if args[-1] == -2 else 1):
+                continue
+            fd = fds[args[-1]]
+            if name == "read":
+                s.op("read", fd=fd, n=args[0])
+            elif name == "write":
+                s.op("write", fd=fd, hex="00" * args[0])
+            elif name == "precopy_info":
+                s.op("precopy_info", fd=fd)
+            elif name == "poll":
+                s.op("poll", fd=fd, events=["IN"], timeout_ms=0)
+            else:
+                s.op("close", fd=fd)
+                fds.remove(fd)
+        elif name == "set_state":
+            fds.append(s.set(args[0]))
+        elif name == "debugfs_state":
+            s.op("debugfs_state", dev="dev0")
+        else:
+            s.op(name, fd="d")
+            if name == "reset":
                 s.op("get_state", fd="d")
-            case 1 | 2 | 3 | 4 | 5 | 6 | 7:
-                out = s.slot()
-                s.op("set_state", fd="d", state=value % (OUT_OF_RANGE + 1), out=out)
-                s.op("get_state", fd="d")
-                fds.append(out)
-            case 8 | 9:
-                if fd:
-                    s.op("read", fd=fd, n=(1, 3, 16, 24, 100, 4096, 65536)[value % 7])
-            case 10:
-                if fd:
-                    s.op("precopy_info", fd=fd)
-            case 11:
-                if fd:
-                    s.op("write", fd=fd, hex="00" * (1 + value % 8))
-            case 12:
-                if subject.has("data_size"):
-                    s.op("data_size", fd="d")
-            case 13:
-                if subject.has("reset"):
-                    s.op("reset", fd="d")
-                    s.op("get_state", fd="d")
-            case 14:
-                if value < 64:  # slow: it opens a file
-                    s.op("debugfs_state", dev="dev0")
-            case _:
-                if fd and value & 1:
-                    s.op("close", fd=fd)
-                    fds.remove(fd)
-                elif fd:
-                    s.op("poll", fd=fd, events=["IN"], timeout_ms=0)
     return s.to_json()
+
+
+def programs(subject: Subject, least: int = 1) -> st.SearchStrategy[dict[str, Any]]:
+    """Programs of `least` to `STEPS` requests and I/O on the device fd and on data fds, old ones too."""
+    steps = _ALWAYS + sum((more for name, more in _WHERE_THERE.items() if subject.has(name)), ())
+    lists = st.lists(st.sampled_from(steps), min_size=least, max_size=STEPS)
+    return lists.map(lambda chosen: build(chosen, subject))
 
 
 def concurrent_program(subject: Subject) -> dict[str, Any]:

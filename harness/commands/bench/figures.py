@@ -19,7 +19,7 @@ from fixtures.connect import HostConnection
 from fixtures.rig import Rig
 from harness.commands.bench.yardstick import Yardstick
 from harness.hosts.client import Agent
-from suites.mig.random_programs import BATCH, decode
+from suites.mig.random_programs import STEPS, programs
 
 __all__ = [
     "Figure",
@@ -117,7 +117,7 @@ def sweep_figures(
     ]  # fmt: skip
 
 
-def programs_figure(rig: Rig, seed: int, count: int = 600, batch: int = BATCH) -> Figure:
+def programs_figure(rig: Rig, seed: int, count: int = 600, batch: int = 8) -> Figure:
     """Random programs of 20 steps a second, as certification runs them: Hypothesis to oracle and back."""
     subject = rig.subject("bench")
     settings = hypothesis.settings(
@@ -126,15 +126,13 @@ def programs_figure(rig: Rig, seed: int, count: int = 600, batch: int = BATCH) -
     )  # fmt: skip
     done = 0
 
-    def judged(many: list[bytes]) -> None:
+    def judged(many: list[dict[str, Any]]) -> None:
         nonlocal done
-        rig.execute_many([decode(data, subject) for data in many])
+        rig.execute_many(many)
         done += len(many)
 
-    data = st.binary(min_size=2 * OPERATIONS, max_size=2 * OPERATIONS)
-    trial = hypothesis.seed(seed)(
-        settings(hypothesis.given(st.lists(data, min_size=batch, max_size=batch))(judged))
-    )
+    batches = st.lists(programs(subject, STEPS), min_size=batch, max_size=batch)
+    trial = hypothesis.seed(seed)(settings(hypothesis.given(batches)(judged)))
     begun = time.monotonic()
     trial()
     return Figure(
