@@ -11,7 +11,8 @@ import threading
 import time
 
 from . import wire
-from .failure import Failure
+from .failure import ActorGone, Failure
+from .perform import perform
 from .slots import Context, Slots
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
@@ -19,15 +20,11 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-__all__ = ["Actor", "ActorGone"]
+__all__ = ["Actor"]
 
 _EXEC = ["exec", {}]
 # Longer than any program, and bounded: an agent that died leaves nobody behind for good.
 _IDLE = ["sh", "-c", "exec sleep 60 >/dev/null"]
-
-
-class ActorGone(Exception):
-    """The actor's process ended; the text says how."""
 
 
 class Actor:
@@ -149,8 +146,6 @@ def _become_actor(channel: int, slots: Slots, devices: dict[str, Any]) -> None:
                 pass
     slots.replaced = []
     slots.actors.clear()
-    from . import executor  # the executor starts actors, so it cannot be imported at the top
-
     ctx = Context(slots, devices, 0, None)
     while True:
         try:
@@ -166,7 +161,7 @@ def _become_actor(channel: int, slots: Slots, devices: dict[str, Any]) -> None:
                 for std, source in ((0, null), (1, channel), (2, null)):
                     os.dup2(source, std)
                 os.execvp(_IDLE[0], _IDLE)
-            record = executor.perform(ctx, op)
+            record = perform(ctx, op)
         except Failure as e:
             record = {"failure": e.message}
         except OSError as e:

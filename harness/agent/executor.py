@@ -13,63 +13,24 @@ import threading
 import time
 from threading import get_native_id
 
-from . import ops_dma, ops_engine, ops_gfx, ops_io, ops_iommu, ops_mem, ops_proc, ops_vfio, opspec, walk
-from .actor import Actor, ActorGone
-from .failure import Failure
+from .actor import Actor
+from .failure import ActorGone, Failure
+from .operations import HERE_OPS, WAITING_OPS
+from .perform import perform, skipped
 from .slots import Context, NoSlot, Slots
+from .validation import check_program
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any
 
-__all__ = ["Executor", "Overdue", "perform"]
+__all__ = ["Executor", "Overdue"]
 
-REGISTRY: dict[str, Callable[[Context, dict[str, Any]], Any]] = {}
-for _module in (ops_vfio, ops_gfx, ops_dma, ops_engine, ops_iommu, ops_io, ops_mem, ops_proc, walk):
-    REGISTRY.update(_module.OPS)
-if REGISTRY.keys() != opspec.SPECS.keys():
-    raise ImportError(
-        "operations without specification or function: %s" % sorted(REGISTRY.keys() ^ opspec.SPECS.keys())
-    )
-
-_WAITING_OPS = frozenset(["barrier", "sleep", "wait", "poll"])  # never the cause of a hang
-_PARENT_OPS = frozenset(["barrier", "sleep"])  # of an actor's thread: performed here, where the barriers are
 _GRACE_NS = 500_000_000
 _STILL_NS = 2_000_000_000  # a thread that used no CPU time for so long waits, and does not work
 _SLOW_NS = 60_000_000_000  # beyond its deadline: what works for so long may never end
 _TICKS = os.sysconf("SC_CLK_TCK")
 _now = time.monotonic_ns
-
-
-def perform(ctx: Context, op: Any, thread: str = "", index: int = 0) -> dict[str, Any]:
-    """Perform one validated operation; its record."""
-    name, args = op
-    function = REGISTRY[name]
-    t0 = _now()
-    try:
-        fields = function(ctx, args)
-    except OSError as e:
-        dt = _now() - t0
-        number = e.errno or errno.EIO
-        return {"t": thread, "i": index, "op": name, "ret": -1, "errno": number, "t0": t0, "dt": dt}
-    except NoSlot as e:
-        return _skipped(thread, index, name, t0, "no slot %s" % e)
-    except ValueError as e:
-        if "file descriptor" not in str(e):
-            raise
-        # Python asks the kernel nothing about a negative number; the kernel's answer to each is EBADF.
-        return {"t": thread, "i": index, "op": name, "ret": -1, "errno": errno.EBADF, "t0": t0, "dt": 0}
-    except ActorGone as e:
-        return _skipped(thread, index, name, t0, str(e))
-    record = {"t": thread, "i": index, "op": name, "ret": 0, "errno": 0, "t0": t0, "dt": _now() - t0}
-    if fields:
-        record.update(fields)
-    return record
-
-
-def _skipped(thread: str, index: int, name: str, t0: int, why: str) -> dict[str, Any]:
-    record = {"t": thread, "i": index, "op": name, "ret": -1, "errno": 0, "t0": t0, "dt": 0, "skipped": why}
-    return record
 
 
 class Overdue(Exception):
@@ -130,11 +91,13 @@ class Run:
                 found = self._barriers[name] = threading.Barrier(max(1, parties))
             return found
 
-    def actor_started(self) -> None:
-        """Tell threads that wait for their actor that a fork has been made."""
+    def start_actor(self, name: str) -> int:
+        """Fork the actor `name`, tell threads that wait for it, and return its pid."""
+        actor = self.slots.actors[name] = Actor.start(name, self.slots, self.devices)
         if self._actor_event is not None:
             with self._actor_event:
                 self._actor_event.notify_all()
+        return actor.pid
 
     def run_thread(self, thread: _Thread) -> None:
         """The body of one thread of the program; the last one to finish closes the slots."""
@@ -191,14 +154,14 @@ class Run:
             if self.stopped:
                 return
             thread.index = index
-            if op[0] in _PARENT_OPS:
+            if op[0] in HERE_OPS:
                 record = perform(ctx, op, thread.name, index)
             else:
                 t0 = _now()
                 try:
                     record = actor.run(op, self.deadline_ns)
                 except ActorGone as e:
-                    record = _skipped(thread.name, index, op[0], t0, str(e))
+                    record = skipped(thread.name, index, op[0], t0, str(e))
                 if "failure" in record:
                     raise Failure("usage", record["failure"])
                 record["t"], record["i"] = thread.name, index
@@ -224,7 +187,7 @@ class Run:
     def hung(self) -> dict[str, Any]:
         """Say which operation does not come back, with the kernel stack of its thread."""
         stuck = [t for t in self.threads if t.index < len(t.ops)]
-        stuck.sort(key=lambda t: t.index >= 0 and t.ops[t.index][0] in _WAITING_OPS)
+        stuck.sort(key=lambda t: t.index >= 0 and t.ops[t.index][0] in WAITING_OPS)
         if not stuck:
             thread = self.threads[-1]
             return {
@@ -338,7 +301,7 @@ class Executor:
         for thread in run.threads:
             name = thread.actor
             if name is not None and name not in forked and name not in run.slots.actors:
-                run.slots.actors[name] = Actor.start(name, run.slots, run.devices)
+                run.start_actor(name)
 
     def end_session(self, name: str) -> None:
         """Close every kept slot of session `name`; nothing when there is no such session."""
@@ -354,7 +317,7 @@ class Executor:
 
 def _parse(program: Any) -> list[_Thread]:
     """Return the threads of a validated program; Failure `usage` names the first thing that is wrong."""
-    wrong = opspec.check_program(program)
+    wrong = check_program(program)
     if wrong is not None:
         raise Failure("usage", wrong)
     return [_Thread(t["name"], t.get("actor"), t["ops"]) for t in program["threads"]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception the agent answers a request with."""
+"""What goes wrong in the agent, as exceptions that several of its modules know."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-__all__ = ["Failure"]
+__all__ = ["ActorGone", "Failure"]
 
 
 class Failure(Exception):
@@ -23,3 +23,7 @@ class Failure(Exception):
         self.kind = kind
         self.message = message
         self.detail = detail
+
+
+class ActorGone(Exception):
+    """The actor's process ended; the text says how."""

@@ -11,8 +11,8 @@ import struct
 
 from .digest import sha256_hex
 from .failure import Failure
-from .opspec import MAX_IO_BYTES, MAX_STREAM_BYTES
 from .slots import Context, libc, libc_error
+from .validation import MAX_IO_BYTES, MAX_STREAM_BYTES
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:

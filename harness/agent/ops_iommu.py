@@ -20,8 +20,8 @@ from harness.uapi.layout import u32, u64
 
 from .failure import Failure
 from .ops_vfio import raw_ioctl
-from .opspec import MAX_IO_BYTES
 from .slots import Context
+from .validation import MAX_IO_BYTES
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 
-from .actor import Actor
 from .failure import Failure
 from .slots import Context
 
@@ -53,10 +52,7 @@ def sleep(ctx: Context, a: dict[str, Any]) -> Any:
 def fork(ctx: Context, a: dict[str, Any]) -> Any:
     if a["actor"] in ctx.slots.actors:
         raise Failure("usage", "fork: actor %r exists already" % a["actor"])
-    actor = Actor.start(a["actor"], ctx.slots, ctx.devices)
-    ctx.slots.actors[a["actor"]] = actor
-    ctx.shared.actor_started()
-    return {"pid": actor.pid}
+    return {"pid": ctx.shared.start_actor(a["actor"])}
 
 
 def act(ctx: Context, a: dict[str, Any]) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.agent import opspec
+from harness.agent.operations import OPERATIONS
+from harness.agent.validation import check_program
 from harness.errors import HarnessError
 from harness.uapi.names import errno_name, mig_state_name
 
@@ -51,7 +52,7 @@ class Program:
     deadline_ms: int = 20000
 
     def __post_init__(self) -> None:
-        wrong = opspec.check_program(self.to_json())
+        wrong = check_program(self.to_json())
         if wrong is not None:
             raise HarnessError(f"program: {wrong}")
 
@@ -83,7 +84,7 @@ class Program:
     @classmethod
     def from_json(cls, value: Any) -> Program:
         """Return the program in a JSON object; HarnessError says what is wrong with it."""
-        wrong = opspec.check_program(value)
+        wrong = check_program(value)
         if wrong is not None:
             raise HarnessError(f"program: {wrong}")
         return cls(
@@ -179,6 +180,8 @@ def trace_records(trace: Iterable[Mapping[str, Any]]) -> list[TraceRecord]:
 
 _STATE_OPS = frozenset(["set_state"])
 _RESULTS = ("out", "keep")
+_NAMES = frozenset(["fd", "slot", "id", "str"])
+"""Types of arguments whose text is a name, shown without quotes."""
 
 
 def render(subject: Program | Op, trace: Iterable[Mapping[str, Any]] | None = None) -> list[str]:
@@ -201,10 +204,9 @@ def _render_op(one: Op) -> str:
     out = next((args.pop(key) for key in _RESULTS if key in args), None)
     left = "" if out is None else f"{', '.join(out) if isinstance(out, list) else out} = "
     shown = []
+    types = OPERATIONS[one.name].args if one.name in OPERATIONS else {}
     for position, (key, value) in enumerate(args.items()):
-        text = value if isinstance(value, str) and opspec.SPECS.get(one.name, ({}, ()))[0].get(key) in (
-            "fd", "slot", "id", "str"
-        ) else _short(value)  # fmt: skip
+        text = value if isinstance(value, str) and types.get(key) in _NAMES else _short(value)
         if one.name in _STATE_OPS and key == "state" and isinstance(value, int):
             text = mig_state_name(value)
         plain = position == 0 or (one.name in _STATE_OPS and key == "state")

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.experiment import experiments_in
 from fixtures.subject import Subject
-from harness.agent import opspec
+from harness.agent.validation import check_program
 from harness.oracle.device import judge_device
 from harness.oracle.judge import judge
 from harness.oracle.judgement import Judgement
@@ -176,7 +176,7 @@ def test_every_program_is_well_formed() -> None:
     assert len(made) > 30
     for name, program in made:
         threads = program.to_json()["threads"]
-        wrong = opspec.check_program({"threads": threads, "devices": {"dev0": {}}})
+        wrong = check_program({"threads": threads, "devices": {"dev0": {}}})
         assert wrong is None, (name, wrong)
 
 
@@ -184,7 +184,7 @@ def test_a_device_without_anything_is_asked_for_little() -> None:
     bare = {"flags": 4, "num_regions": 1, "num_irqs": 0, "regions": [], "irqs": []}
     for _, program in programs(bare):
         threads = program.to_json()["threads"]
-        assert opspec.check_program({"threads": threads, "devices": {"dev0": {}}}) is None
+        assert check_program({"threads": threads, "devices": {"dev0": {}}}) is None
 
 
 def test_each_claim_can_fail() -> None:

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The closed language of programs: every operation with its arguments and their types.
+"""Whether a program is well formed: the types of arguments, and the checks against the table of operations.
 
-One line an operation, `name: arg:type arg?:type`; a question mark makes the argument optional.  The
-controller
-(`harness.program.rendering`) and the agent validate against this same table.
+The controller (`harness.program.rendering`) and the agent validate with the same code.
 """
 
 from __future__ import annotations
 
 import binascii
 
+from .operations import ACTOR_OPS, OPERATIONS
+
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
 __all__ = [
-    "ACTOR_OPS",
     "MAX_IO_BYTES",
     "MAX_STREAM_BYTES",
-    "SPECS",
     "TYPES",
     "check_op",
     "check_ops",
@@ -29,107 +27,6 @@ MAX_DEADLINE_MS = 3_600_000
 MAX_THREADS = 64
 MAX_IO_BYTES = 64 << 20  # one read, write or mapping larger than this is a mistake, not a test
 MAX_STREAM_BYTES = 512 << 20  # of a migration stream kept on the host; only its digest travels
-
-ACTOR_OPS = frozenset(
-    ["act", "barrier", "exec", "exit", "fork", "kill", "wait"]
-)  # the agent's own, not an actor's
-
-_TEXT = """
-open: path:str flags?:strs mode?:u32 out:slot
-open_cdev: dev:str out:slot flags?:strs
-open_group: dev:str out:slot flags?:strs
-open_container: out:slot
-open_iommufd: out:slot
-ioas_alloc: fd:fd out?:slot flags?:u32
-ioas_map: fd:fd ioas:id mem:slot off?:n n:u64 iova?:u64 flags?:u32 out?:slot
-ioas_unmap: fd:fd ioas:id iova:u64 n:u64
-hwpt_alloc: fd:fd devid:id pt:id flags?:u32 out?:slot
-destroy: fd:fd id:id
-iommu: fd:fd cmd:str set?:obj fds?:obj mems?:obj bufs?:obj at?:obj outs?:obj out_fds?:obj tail?:hex nth?:n
-pinned_memory:
-rlimit_memlock: bytes:int
-bind: fd:fd iommufd:fd flags?:u32 argsz?:u32 out?:slot token?:hex
-attach: fd:fd pt:id flags?:u32 pasid?:u32 argsz?:u32
-detach: fd:fd pt?:id flags?:u32 pasid?:u32 argsz?:u32
-group_set_container: fd:fd container:fd
-group_unset_container: fd:fd
-group_get_device_fd: fd:fd dev?:str name?:str out:slot
-group_status: fd:fd argsz?:u32
-container_set_iommu: fd:fd type:u32
-check_extension: fd:fd ext:u32
-api_version: fd:fd
-dma_map: fd:fd mem:slot off?:n n:u64 iova:u64 flags?:u32
-dma_unmap: fd:fd iova:u64 n:u64 flags?:u32
-device_info: fd:fd argsz?:u32
-region_info: fd:fd index:u32 argsz?:u32
-irq_info: fd:fd index:u32 argsz?:u32
-set_irqs: fd:fd index:u32 start:u32 count:u32 flags:u32 fds?:fds hex?:hex argsz?:u32
-feature: fd:fd flags:u32 payload?:hex argsz?:u32 ptrs?:list
-feature_fd: fd:fd flags:u32 eventfd:fd
-feature_new_fd: fd:fd flags:u32 payload:hex out:slot
-ioeventfd: fd:fd off:u64 value:u64 eventfd:fd flags:u32 argsz?:u32
-gfx_plane: fd:fd flags:u32 plane:u32 argsz?:u32 out?:slot
-gfx_dmabuf: fd:fd id:id out:slot
-set_state: fd:fd state:u32 out?:slot argsz?:u32 fd_in?:int
-get_state: fd:fd argsz?:u32
-data_size: fd:fd
-precopy_info: fd:fd argsz?:u32 flags?:u32
-reset: fd:fd
-hot_reset_info: fd:fd argsz?:u32
-hot_reset: fd:fd fds:fds argsz?:u32 flags?:u32
-dma_logging_start: fd:fd page_size:u64 ranges:list num_ranges?:u32 reserved?:u32
-dma_logging_stop: fd:fd
-dma_logging_report: fd:fd iova:u64 length:u64 page_size:u64 bitmap_bytes:n off?:n preset?:hex
-debugfs_state: dev:str
-ioctl: fd:fd nr:u32 buf?:hex arg?:int ptrs?:list
-ioctl_readonly: fd:fd nr:u32 buf:hex fds?:list
-read: fd:fd n:n keep?:slot
-read_all: fd:fd chunks?:ns max_bytes?:stream keep?:slot
-write: fd:fd hex?:hex from?:slot off?:n n?:n
-write_all: fd:fd from:slot chunks?:ns off?:stream n?:stream flip?:list repeat?:n
-bytes: out:slot hex?:hex from?:slot off?:n n?:n flip?:list concat?:strs
-pread: fd:fd off:u64 n:n keep?:slot
-pwrite: fd:fd off:u64 hex?:hex from?:slot
-lseek: fd:fd off:int whence?:str
-poll: fd:fd events?:strs timeout_ms?:n
-fcntl: fd:fd cmd:str arg?:int
-dup: fd:fd out:slot cloexec?:bool
-close: fd:slot
-pipe: out:pair
-socketpair: out:pair
-send_fd: sock:fd fd:fd
-recv_fd: sock:fd out:slot timeout_ms?:n
-memfd: out:slot size?:u64
-mmap: out:slot n:n fd?:fd off?:u64 off_from?:slot region?:u32 prot?:strs flags?:strs align?:n
-munmap: mem:slot
-mem_read: mem:slot off?:n n:n width?:u32
-mem_write: mem:slot off?:n hex:hex width?:u32
-region_read: fd:fd region:u32 off:u64 n:n width?:u32
-region_write: fd:fd region:u32 off:u64 hex:hex width?:u32
-fingerprint: fd:fd regions:list
-eventfd: out:slot init?:u32 nonblock?:bool
-eventfd_read: fd:fd timeout_ms?:n
-eventfd_write: fd:fd value?:u64
-barrier: name:str parties:u32
-sleep: ms:n
-fork: actor:slot
-act: actor:slot do:op
-exec: actor:slot
-exec_self: fds:strs
-drop_capability: caps:list
-kill: actor:slot signal?:str
-exit: actor:slot
-wait: actor:slot timeout_ms?:n
-walk: fd:fd targets:b64 stream?:slot
-stat: fd:fd
-fdinfo: fd:fd
-read_text: path:str
-region_poll: fd:fd region:u32 off:u64 width:u32 mask:u64 value:u64 timeout_ms:n
-mem_poll: mem:slot off?:n width:u32 mask:u64 value:u64 timeout_ms:n differs?:bool
-mem_fill: mem:slot off?:n n?:n value:u32
-mem_dirty: mem:slot off?:n n?:n value:u32 page?:n
-dma: fd:fd steps:list effect?:obj
-"""
 
 
 def _is_slot(value: Any) -> bool:
@@ -208,24 +105,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _parse(text: str) -> dict[str, tuple[dict[str, str], frozenset[str]]]:
-    specs = {}
-    for line in text.strip().splitlines():
-        name, _, rest = line.partition(":")
-        args = {}
-        required = []
-        for item in rest.split():
-            arg, _, kind = item.partition(":")
-            if not arg.endswith("?"):
-                required.append(arg)
-            args[arg.rstrip("?")] = kind
-        specs[name] = (args, frozenset(required))
-    return specs
-
-
-SPECS = _parse(_TEXT)  # {operation: ({argument: type}, required arguments)}
-
-_CHECKS = {name: {arg: TYPES[kind][0] for arg, kind in args.items()} for name, (args, _) in SPECS.items()}
+_CHECKS = {name: {arg: TYPES[kind][0] for arg, kind in one.args.items()} for name, one in OPERATIONS.items()}
 
 
 def check_op(op: Any, where: str) -> str | None:
@@ -236,8 +116,8 @@ def check_op(op: Any, where: str) -> str | None:
     if not isinstance(op, (list, tuple)) or len(op) != 2 or not isinstance(op[1], dict):
         return "%s is not [name, {arguments}]" % where
     name, args = op
-    if not isinstance(name, str) or name not in SPECS:
-        return "%s: %r is not an operation; valid are %s" % (where, name, ", ".join(sorted(SPECS)))
+    if not isinstance(name, str) or name not in OPERATIONS:
+        return "%s: %r is not an operation; valid are %s" % (where, name, ", ".join(sorted(OPERATIONS)))
     checks = _CHECKS[name]
     for arg, value in args.items():
         check = checks.get(arg)
@@ -246,9 +126,10 @@ def check_op(op: Any, where: str) -> str | None:
         if not check(value):
             shown = repr(value)
             shown = shown if len(shown) <= 60 else shown[:57] + "..."
-            return "%s: %s: %s=%s is not %s" % (where, name, arg, shown, TYPES[SPECS[name][0][arg]][1])
-    if not SPECS[name][1] <= args.keys():
-        missing = sorted(SPECS[name][1] - args.keys())
+            return "%s: %s: %s=%s is not %s" % (where, name, arg, shown, TYPES[OPERATIONS[name].args[arg]][1])
+    required = OPERATIONS[name].required
+    if not required <= args.keys():
+        missing = sorted(required - args.keys())
         return "%s: %s needs %s" % (where, name, ", ".join(missing))
     return None
 
