@@ -140,6 +140,66 @@ def test_an_upward_import_is_seen_however_it_is_written(source):
     assert len(upward_imports("harness/spec/clause.py", source)) == 1
 
 
+def circles(sources: dict[str, str]) -> list[list[str]]:
+    """The circles of imports among `sources` (path -> text), each as the sorted paths that are in it.
+
+    An import in a function, or for types only, counts: a module that needs another one back is half of it.
+    """
+    wanted: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        targets = {file_of(module) for _, module in imports_of(path, source)}
+        wanted[path] = {t for t in targets if t in sources}
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        rest = list(wanted[start])
+        while rest:
+            path = rest.pop()
+            if path not in seen:
+                seen.add(path)
+                rest += wanted[path]
+        return seen
+
+    reach = {path: reached(path) for path in wanted}
+    in_one = {
+        path: sorted(p for p in reach[path] if path in reach[p]) for path in wanted if path in reach[path]
+    }
+    return [list(c) for c in sorted({tuple(c) for c in in_one.values()})]
+
+
+def test_no_circle_of_imports():
+    """Steps: read every import of every file. Verify: no file is reached from itself."""
+    found = circles({f: text_of(f) or "" for f in python_files()})
+    assert not found, "\n".join(" <-> ".join(c) for c in found)
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from harness.agent.slots import Slots",
+        "import harness.agent.slots",
+        "from . import slots",
+        "def f():\n    from .slots import Slots",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..agent import slots",
+    ],
+)
+def test_a_circle_of_imports_is_seen_however_it_is_written(back):
+    """Steps: three files, of which the last imports the first. Verify: seen, and not without that line."""
+    sources = {
+        "harness/agent/slots.py": "from . import wire",
+        "harness/agent/wire.py": "from harness.agent.failure import Failure",
+        "harness/agent/failure.py": back,
+        "harness/agent/main.py": "from . import slots",
+    }
+    ring = ["harness/agent/failure.py", "harness/agent/slots.py", "harness/agent/wire.py"]
+    assert circles(sources) == [ring]
+    assert circles({**sources, "harness/agent/failure.py": "import os"}) == []
+
+
+def test_a_file_that_imports_itself_is_seen():
+    assert circles({"harness/errors.py": "from harness.errors import LabError"}) == [["harness/errors.py"]]
+
+
 def test_a_file_without_rank_is_seen():
     assert "has no rank" in upward_imports("harness/nobody_ranked_me.py", "")[0]
 
