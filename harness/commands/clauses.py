@@ -15,11 +15,20 @@ from typing import Annotated
 import typer
 
 from harness import PROJECT
+from harness.agent.operations import OPERATIONS
+from harness.agent.validation import TYPES
 from harness.errors import UsageError
 from harness.profiles import load_profile, profile_names
 from harness.spec.clause import Clause, all_clauses
 
-__all__ = ["clauses", "clauses_document", "generated_documents", "profiles_document", "select"]
+__all__ = [
+    "clauses",
+    "clauses_document",
+    "generated_documents",
+    "operations_document",
+    "profiles_document",
+    "select",
+]
 
 _NOTE = "<!-- SPDX-License-Identifier: Apache-2.0 -->\n<!-- Made by `./vfiocert clauses --write-docs`. -->\n"
 
@@ -107,10 +116,36 @@ def profiles_document() -> str:
     return "\n".join(parts) + "\n" + "\n".join(rows) + "\n"
 
 
+def operations_document() -> str:
+    """docs/operations.md: the language of programs."""
+    parts = [
+        _NOTE,
+        "# Operations\n",
+        f"The {len(OPERATIONS)} operations that a program is made of; what a program is stands in\n"
+        "[architecture.md](architecture.md). The agent and the controller check every program against the\n"
+        "table in `harness/agent/operations.py`, whose head says what the marks mean.\n\n"
+        "An argument with `?` is optional. A record has `ret`, `errno` and the times of every operation,\n"
+        "and the result fields named here. An operation with the mark `device` that does not come back is a\n"
+        "finding about the device.\n",
+        "| operation | arguments | takes | marks | what it does | result fields |\n|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for name, one in OPERATIONS.items():
+        optional = {arg: "" if arg in one.required else "?" for arg in one.args}
+        arguments = ", ".join(f"{arg}{optional[arg]}: {kind}" for arg, kind in one.args.items())
+        marks = ", ".join(sorted(one.marks - {one.deadline}))
+        cells = (f"`{name}`", arguments, one.deadline, marks, one.does, one.gives)
+        rows.append("| " + " | ".join(map(_cell, cells)) + " |")
+    kinds = ["\n## Types of arguments\n", "| type | is |", "|---|---|"]
+    kinds += [f"| `{kind}` | {_cell(text)} |" for kind, (_, text) in TYPES.items()]
+    return "\n".join([*parts, *rows, *kinds]) + "\n"
+
+
 def generated_documents() -> dict[Path, str]:
     """Path and text of every document that is made from the tables."""
     return {
         PROJECT / "docs" / "clauses.md": clauses_document(),
+        PROJECT / "docs" / "operations.md": operations_document(),
         PROJECT / "docs" / "profiles.md": profiles_document(),
     }
 
@@ -121,7 +156,7 @@ def clauses(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable, with every field")] = False,
     write_docs: Annotated[
-        bool, typer.Option("--write-docs", help="write docs/clauses.md and docs/profiles.md again")
+        bool, typer.Option("--write-docs", help="write docs/clauses.md, operations.md and profiles.md again")
     ] = False,
 ) -> None:
     """List the clauses of the contract; a clause named by its id is shown in full."""
