@@ -6,11 +6,11 @@ from __future__ import annotations
 import base64
 import ctypes
 import os
-import struct
 import zlib
 from fcntl import ioctl
 
 from harness.uapi import iommufd, vfio
+from harness.uapi.layout import s32
 
 from .failure import Failure
 from .ops_vfio import raw_ioctl
@@ -30,9 +30,8 @@ _DMA_RW = vfio.VFIO_DMA_MAP_FLAG_READ | vfio.VFIO_DMA_MAP_FLAG_WRITE
 
 def _call(fd: int, number: int, request: Any) -> tuple[int, int, Any]:
     """Make an ioctl on a struct; return (ret, errno, the struct as the kernel left it)."""
-    buffer = bytearray(request)
-    ret, error = raw_ioctl(fd, number, buffer)
-    return ret, error, type(request).from_buffer_copy(bytes(buffer))
+    ret, error = raw_ioctl(fd, number, request)
+    return ret, error, request
 
 
 def _with_size(cls: Any, **fields: Any) -> Any:
@@ -99,9 +98,7 @@ def group_status(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def group_set_container(ctx: Context, a: dict[str, Any]) -> Any:
-    ioctl(
-        ctx.fds[a["fd"]], vfio.VFIO_GROUP_SET_CONTAINER, bytearray(struct.pack("=i", ctx.fds[a["container"]]))
-    )
+    ioctl(ctx.fds[a["fd"]], vfio.VFIO_GROUP_SET_CONTAINER, s32(ctx.fds[a["container"]]))
 
 
 def group_unset_container(ctx: Context, a: dict[str, Any]) -> Any:
@@ -154,7 +151,7 @@ def dma_unmap(ctx: Context, a: dict[str, Any]) -> Any:
 def _feature(ctx: Context, a: dict[str, Any], flags: int, payload: Any) -> tuple[int, int, bytes]:
     """(ret, errno, payload as the kernel left it) of VFIO_DEVICE_FEATURE."""
     body = bytes(payload)
-    buffer = bytearray(struct.pack("=II", 8 + len(body), flags) + body)
+    buffer = bytearray(vfio.vfio_device_feature(argsz=8 + len(body), flags=flags)) + body
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_FEATURE, buffer)
     return ret, error, bytes(buffer[8:])
 
@@ -175,7 +172,7 @@ def dma_logging_start(ctx: Context, a: dict[str, Any]) -> Any:
     setattr(control, "__reserved", a.get("reserved", 0))
     flags = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START
     ret, error, answer = _feature(ctx, a, flags, control)
-    return {"ret": ret, "errno": error, "page_size": struct.unpack_from("=Q", answer)[0]}
+    return {"ret": ret, "errno": error, "page_size": type(control).from_buffer_copy(answer).page_size}
 
 
 def dma_logging_stop(ctx: Context, a: dict[str, Any]) -> Any:

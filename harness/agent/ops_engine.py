@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import struct
+import sys
 import time
 
 from .failure import Failure
@@ -25,7 +25,7 @@ __all__ = ["OPS"]
 
 _CHUNK_BYTES = 1 << 16
 _MAX_RANGES = 65536
-_WIDTHS = {1: "=B", 2: "=H", 4: "=I", 8: "=Q"}
+_WIDTHS = (1, 2, 4, 8)
 _FIRST_PAUSE_S = 0.00005
 _LONGEST_PAUSE_S = 0.005
 _memcmp = libc.memcmp
@@ -52,7 +52,7 @@ def _until(ctx: Context, get: Callable[[], int], mask: int, value: int, timeout_
 def _unpack(width: int, data: bytes) -> int:
     if len(data) < width:
         raise OSError(errno.EIO, "short read")
-    return int(struct.unpack(_WIDTHS[width], data)[0])
+    return int.from_bytes(data, sys.byteorder)
 
 
 def _width(width: int) -> int:
@@ -164,7 +164,7 @@ def dma(ctx: Context, a: dict[str, Any]) -> Any:
                     return {"done": False, "value": last, "values": values}
             else:
                 raise Failure("usage", "dma: steps: %r is not reg, mem, wait, memwait or get" % (kind,))
-        except (TypeError, ValueError, IndexError, KeyError, struct.error):
+        except (TypeError, ValueError, IndexError, KeyError):
             raise Failure("usage", "dma: steps: %r is malformed" % (step,)) from None
     return {"done": True, "value": last, "values": values}
 

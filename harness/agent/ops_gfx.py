@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from fcntl import ioctl
 
 from harness.uapi import vfio
+from harness.uapi.layout import u32
 
 from .ops_vfio import raw_ioctl
 from .slots import Context
@@ -24,10 +24,8 @@ _FIELDS = ("drm_format", "width", "height", "stride", "size", "x_hot", "y_hot", 
 
 def gfx_plane(ctx: Context, a: dict[str, Any]) -> Any:
     """QUERY_GFX_PLANE; the id of a dma-buf goes into the integer slot `out`."""
-    request = _INFO(argsz=a.get("argsz", ctypes.sizeof(_INFO)), flags=a["flags"], drm_plane_type=a["plane"])
-    buffer = bytearray(request)
-    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_QUERY_GFX_PLANE, buffer)
-    info = _INFO.from_buffer_copy(bytes(buffer))
+    info = _INFO(argsz=a.get("argsz", ctypes.sizeof(_INFO)), flags=a["flags"], drm_plane_type=a["plane"])
+    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_QUERY_GFX_PLANE, info)
     if "out" in a and not error:
         ctx.ints[a["out"]] = info.dmabuf_id
     return {"ret": ret, "errno": error, **{name: getattr(info, name) for name in _FIELDS}}
@@ -35,8 +33,8 @@ def gfx_plane(ctx: Context, a: dict[str, Any]) -> Any:
 
 def gfx_dmabuf(ctx: Context, a: dict[str, Any]) -> Any:
     """GET_GFX_DMABUF: a new fd for the frame buffer with this id."""
-    buffer = bytearray(struct.pack("=I", ctx.number(a["id"])))
-    ctx.slots.put_fd(a["out"], ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_GET_GFX_DMABUF, buffer, True))
+    number = u32(ctx.number(a["id"]))
+    ctx.slots.put_fd(a["out"], ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_GET_GFX_DMABUF, number, True))
 
 
 OPS: dict[str, Callable[[Context, dict[str, Any]], Any]] = {"gfx_plane": gfx_plane, "gfx_dmabuf": gfx_dmabuf}

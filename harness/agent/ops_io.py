@@ -7,7 +7,8 @@ import errno
 import fcntl
 import os
 import select
-import struct
+
+from harness.uapi.layout import s32, u64
 
 from .digest import sha256_hex
 from .failure import Failure
@@ -205,7 +206,7 @@ def socketpair(ctx: Context, a: dict[str, Any]) -> Any:
 def send_fd(ctx: Context, a: dict[str, Any]) -> Any:
     import socket  # dear to import, and seldom needed
 
-    fd = struct.pack("=i", ctx.fds[a["fd"]])
+    fd = bytes(s32(ctx.fds[a["fd"]]))
     sock = socket.socket(fileno=ctx.fds[a["sock"]])
     try:
         sock.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd)])
@@ -229,7 +230,7 @@ def recv_fd(ctx: Context, a: dict[str, Any]) -> Any:
         sock.detach()
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
-            ctx.slots.put_fd(a["out"], struct.unpack_from("=i", data)[0])
+            ctx.slots.put_fd(a["out"], s32.from_buffer_copy(data).value)
             return None
     raise OSError(errno.ENOMSG, "the message carried no fd")
 
@@ -249,11 +250,11 @@ def eventfd_read(ctx: Context, a: dict[str, Any]) -> Any:
         poller.register(fd, select.POLLIN)
         poller.poll(min(a["timeout_ms"], ctx.remaining_s() * 1000))
     data = os.read(fd, 8)
-    return {"ret": len(data), "value": struct.unpack("=Q", data)[0] if len(data) == 8 else None}
+    return {"ret": len(data), "value": u64.from_buffer_copy(data).value if len(data) == 8 else None}
 
 
 def eventfd_write(ctx: Context, a: dict[str, Any]) -> Any:
-    return {"ret": os.write(ctx.fds[a["fd"]], struct.pack("=Q", a.get("value", 1)))}
+    return {"ret": os.write(ctx.fds[a["fd"]], bytes(u64(a.get("value", 1))))}
 
 
 def stat(ctx: Context, a: dict[str, Any]) -> Any:

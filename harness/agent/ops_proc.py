@@ -8,13 +8,12 @@ import errno
 import json
 import os
 import signal
-import struct
 import sys
 import threading
 import time
 
 from .failure import Failure
-from .slots import Context
+from .slots import Context, libc, libc_error
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["OPS"]
 
 _AGENT = os.getpid()
-_LINUX_CAPABILITY_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h
 # Says which of the descriptors it is told about survived exec.
 _EXEC_PROBE = """
 import os, sys, json
@@ -96,20 +94,19 @@ def drop_capability(ctx: Context, a: dict[str, Any]) -> Any:
     """Give capabilities up for good (effective and permitted); for actors: the agent keeps its own."""
     if os.getpid() == _AGENT:
         raise Failure("usage", "drop_capability: only an actor may; fork one and use act")
-    from .slots import libc, libc_error
+    from harness.uapi import capability
 
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0))
-    data = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; twice, for 64 bits
-    if libc.capget(header, data):
+    header = capability.__user_cap_header_struct(version=capability._LINUX_CAPABILITY_VERSION_3)
+    words = (capability.__user_cap_data_struct * capability._LINUX_CAPABILITY_U32S_3)()
+    if libc.capget(ctypes.byref(header), words):
         raise libc_error()
-    words = list(struct.unpack("=6I", data.raw[:24]))
     for number in a["caps"]:
         if not isinstance(number, int) or not 0 <= number < 64:
             raise Failure("usage", "drop_capability: caps=%.60r are not numbers of capabilities" % a["caps"])
-        for word in (0, 1):  # effective, permitted
-            words[3 * (number // 32) + word] &= ~(1 << number % 32)
-    data.raw = struct.pack("=6I", *words)
-    if libc.capset(header, data):
+        word, kept = words[number // 32], ~(1 << number % 32)
+        word.effective &= kept
+        word.permitted &= kept
+    if libc.capset(ctypes.byref(header), words):
         raise libc_error()
 
 

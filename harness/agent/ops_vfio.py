@@ -12,13 +12,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import struct
 from fcntl import F_GETFD, FD_CLOEXEC, fcntl, ioctl
 
 from harness.uapi import vfio
+from harness.uapi.layout import s32, u64
 
 from .digest import sha256_hex
 from .failure import Failure
+from .features import DataSizeRequest, FdRequest
 from .slots import Context
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
@@ -30,13 +31,12 @@ __all__ = ["OPS", "raw_ioctl", "region_offset"]
 _FEATURE = vfio.VFIO_DEVICE_FEATURE
 _SET_STATE = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
 _GET_STATE = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
-_state_buffer = struct.Struct("=IIIi")
 _NO_FD_YET = -2
 _MAX_INFO_BYTES = 1 << 20
 
 
-def raw_ioctl(fd: int, number: int, buffer: bytearray) -> tuple[int, int]:
-    """Return (ret, errno) of an ioctl on a mutable buffer, which holds what the kernel wrote."""
+def raw_ioctl(fd: int, number: int, buffer: bytearray | ctypes.Structure) -> tuple[int, int]:
+    """Return (ret, errno) of an ioctl on a buffer or a struct, which holds what the kernel wrote."""
     try:
         return ioctl(fd, number, buffer, True), 0
     except OSError as e:
@@ -59,7 +59,7 @@ def patch_pointers(ctx: Context, buffer: bytearray, base: int, ptrs: list[Any]) 
             raise Failure(
                 "usage", "ptrs: offset %r is outside the payload of %d bytes" % (at, len(buffer) - base)
             )
-        struct.pack_into("=Q", buffer, base + at, ctx.maps[name].at(off, 0))
+        buffer[base + at : base + at + 8] = bytes(u64(ctx.maps[name].at(off, 0)))
 
 
 def _open(path: str, flags: list[str] | None) -> int:
@@ -98,15 +98,14 @@ def bind(ctx: Context, a: dict[str, Any]) -> Any:
     # 16 bytes are the struct before token_uuid_ptr was added, which every kernel accepts.
     token = bytes.fromhex(a.get("token", ""))
     size, flags = (24, vfio.VFIO_DEVICE_BIND_FLAG_TOKEN) if token else (16, 0)
-    buffer = bytearray(max(24, min(a.get("argsz", size), _MAX_INFO_BYTES)))
-    struct.pack_into(
-        "=IIiI", buffer, 0, a.get("argsz", size), a.get("flags", flags), ctx.fds[a["iommufd"]], 0
-    )
     uuid = ctypes.create_string_buffer(token, 16)
-    if token:
-        struct.pack_into("=Q", buffer, 16, ctypes.addressof(uuid))
+    request = vfio.vfio_device_bind_iommufd(
+        argsz=a.get("argsz", size), flags=a.get("flags", flags), iommufd=ctx.fds[a["iommufd"]],
+        token_uuid_ptr=ctypes.addressof(uuid) if token else 0,
+    )  # fmt: skip
+    buffer = _with_room(request, request.argsz)
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_BIND_IOMMUFD, buffer)
-    devid = struct.unpack_from("=I", buffer, 12)[0]
+    devid = vfio.vfio_device_bind_iommufd.from_buffer(buffer).out_devid
     if not error and "out" in a:
         ctx.ints[a["out"]] = devid
     return {"ret": ret, "errno": error, "devid": devid}
@@ -114,15 +113,17 @@ def bind(ctx: Context, a: dict[str, Any]) -> Any:
 
 def attach(ctx: Context, a: dict[str, Any]) -> Any:
     size = a.get("argsz", 16 if "pasid" in a else 12)
-    buffer = bytearray(struct.pack("=IIII", size, a.get("flags", 0), ctx.number(a["pt"]), a.get("pasid", 0)))
-    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, buffer)
-    return {"ret": ret, "errno": error, "pt": struct.unpack_from("=I", buffer, 8)[0]}
+    request = vfio.vfio_device_attach_iommufd_pt(
+        argsz=size, flags=a.get("flags", 0), pt_id=ctx.number(a["pt"]), pasid=a.get("pasid", 0)
+    )
+    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, request)
+    return {"ret": ret, "errno": error, "pt": request.pt_id}
 
 
 def detach(ctx: Context, a: dict[str, Any]) -> Any:
     size = a.get("argsz", 12 if "pasid" in a else 8)
-    buffer = bytearray(struct.pack("=III", size, a.get("flags", 0), a.get("pasid", 0)))
-    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, buffer)
+    request = vfio.vfio_device_detach_iommufd_pt(argsz=size, flags=a.get("flags", 0), pasid=a.get("pasid", 0))
+    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, request)
     return {"ret": ret, "errno": error}
 
 
@@ -133,7 +134,7 @@ def _info(ctx: Context, a: dict[str, Any], number: int, cls: Any, wants_caps: bo
     argsz = a.get("argsz", size)
     buffer = _info_buffer(cls, argsz, a)
     ret, error = raw_ioctl(fd, number, buffer)
-    needed = struct.unpack_from("=I", buffer)[0]
+    needed = cls.from_buffer(buffer).argsz
     if not error and "argsz" not in a and wants_caps and size < needed <= _MAX_INFO_BYTES:
         buffer = _info_buffer(cls, needed, a)
         ret, error = raw_ioctl(fd, number, buffer)
@@ -149,7 +150,12 @@ def _info_buffer(cls: Any, argsz: int, a: dict[str, Any]) -> bytearray:
     request = cls(argsz=argsz)
     if "index" in a:
         request.index = a["index"]
-    return bytearray(request) + bytearray(max(0, min(argsz, _MAX_INFO_BYTES) - ctypes.sizeof(cls)))
+    return _with_room(request, argsz)
+
+
+def _with_room(request: ctypes.Structure, argsz: int) -> bytearray:
+    """The struct, with zeroed room behind it for what a kernel may read or write that believes `argsz`."""
+    return bytearray(request) + bytearray(max(0, min(argsz, _MAX_INFO_BYTES) - ctypes.sizeof(request)))
 
 
 def device_info(ctx: Context, a: dict[str, Any]) -> Any:
@@ -167,60 +173,63 @@ def irq_info(ctx: Context, a: dict[str, Any]) -> Any:
 def set_irqs(ctx: Context, a: dict[str, Any]) -> Any:
     data = bytes.fromhex(a.get("hex", ""))
     if "fds" in a:
-        data = b"".join(struct.pack("=i", ctx.fds[name]) for name in a["fds"])
-    head = struct.pack(
-        "=IIIII", a.get("argsz", 20 + len(data)), a["flags"], a["index"], a["start"], a["count"]
-    )
+        data = b"".join(bytes(s32(ctx.fds[name])) for name in a["fds"])
+    head = vfio.vfio_irq_set(
+        argsz=a.get("argsz", 20 + len(data)), flags=a["flags"], index=a["index"], start=a["start"],
+        count=a["count"],
+    )  # fmt: skip
     # A program may lie about argsz and count: zeroed room behind keeps that inside this buffer.
-    buffer = bytearray(head + data) + bytearray(1024)
+    buffer = bytearray(head) + data + bytearray(1024)
     return {"ret": ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_SET_IRQS, buffer, True)}
 
 
 def feature(ctx: Context, a: dict[str, Any]) -> Any:
     payload = bytes.fromhex(a.get("payload", ""))
     argsz = a.get("argsz", 8 + len(payload))
-    buffer = bytearray(struct.pack("=II", argsz, a["flags"]) + payload)
+    buffer = bytearray(vfio.vfio_device_feature(argsz=argsz, flags=a["flags"])) + payload
     if "ptrs" in a:
         patch_pointers(ctx, buffer, 8, a["ptrs"])
     buffer += bytearray(max(0, min(argsz, _MAX_INFO_BYTES) - len(buffer)))
     ret, error = raw_ioctl(ctx.fds[a["fd"]], _FEATURE, buffer)
     return {
-        "ret": ret, "errno": error, "flags": struct.unpack_from("=I", buffer, 4)[0],
+        "ret": ret, "errno": error, "flags": vfio.vfio_device_feature.from_buffer(buffer).flags,
         "payload": bytes(buffer[8 : 8 + len(payload)]).hex(),
     }  # fmt: skip
 
 
 def feature_fd(ctx: Context, a: dict[str, Any]) -> Any:
     """A feature whose data is an fd and four bytes of zero."""
-    buffer = bytearray(struct.pack("=IIiI", 16, a["flags"], ctx.fds[a["eventfd"]], 0))
-    ioctl(ctx.fds[a["fd"]], _FEATURE, buffer, True)
+    request = FdRequest(argsz=16, flags=a["flags"], wakeup_eventfd=ctx.fds[a["eventfd"]])
+    ioctl(ctx.fds[a["fd"]], _FEATURE, request, True)
 
 
 def feature_new_fd(ctx: Context, a: dict[str, Any]) -> Any:
     """A feature whose result is a new fd."""
     payload = bytes.fromhex(a["payload"])
-    buffer = bytearray(struct.pack("=II", 8 + len(payload), a["flags"]) + payload)
+    buffer = bytearray(vfio.vfio_device_feature(argsz=8 + len(payload), flags=a["flags"])) + payload
     ctx.slots.put_fd(a["out"], ioctl(ctx.fds[a["fd"]], _FEATURE, buffer, True))
 
 
 def ioeventfd(ctx: Context, a: dict[str, Any]) -> Any:
-    buffer = bytearray(
-        struct.pack("=IIQQiI", a.get("argsz", 32), a["flags"], a["off"], a["value"], ctx.fds[a["eventfd"]], 0)
-    )
-    ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_IOEVENTFD, buffer, True)
+    request = vfio.vfio_device_ioeventfd(
+        argsz=a.get("argsz", 32), flags=a["flags"], offset=a["off"], data=a["value"],
+        fd=ctx.fds[a["eventfd"]],
+    )  # fmt: skip
+    ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_IOEVENTFD, request, True)
 
 
 def set_state(ctx: Context, a: dict[str, Any]) -> Any:
     fd = ctx.fds[a["fd"]]
     fd_in = a.get("fd_in", _NO_FD_YET)
-    buffer = ctx.buffer
-    _state_buffer.pack_into(buffer, 0, a.get("argsz", 16), _SET_STATE, a["state"], fd_in)
+    request = ctx.request
+    request.argsz, request.flags = a.get("argsz", 16), _SET_STATE
+    request.device_state, request.data_fd = a["state"], fd_in
     error = 0
     try:
-        ioctl(fd, _FEATURE, buffer, True)
+        ioctl(fd, _FEATURE, request, True)
     except OSError as e:
         error = e.errno or errno.EIO
-    _, _, state, number = _state_buffer.unpack_from(buffer)
+    state, number = request.device_state, request.data_fd
     rec = {"ret": -1 if error else 0, "errno": error, "state": state, "data_fd": -1, "cloexec": False}
     if number == -1 or (error and number == fd_in):
         return rec
@@ -241,25 +250,27 @@ def set_state(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def get_state(ctx: Context, a: dict[str, Any]) -> Any:
-    buffer = ctx.buffer
-    _state_buffer.pack_into(buffer, 0, a.get("argsz", 16), _GET_STATE, 0xFFFFFFFF, _NO_FD_YET)
-    ioctl(ctx.fds[a["fd"]], _FEATURE, buffer, True)
-    _, _, state, number = _state_buffer.unpack_from(buffer)
-    return {"state": state, "data_fd": number}
+    request = ctx.request
+    request.argsz, request.flags = a.get("argsz", 16), _GET_STATE
+    request.device_state, request.data_fd = 0xFFFFFFFF, _NO_FD_YET
+    ioctl(ctx.fds[a["fd"]], _FEATURE, request, True)
+    return {"state": request.device_state, "data_fd": request.data_fd}
 
 
 def data_size(ctx: Context, a: dict[str, Any]) -> Any:
     wanted = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE
-    buffer = bytearray(struct.pack("=IIQ", 16, wanted, 0))
-    ioctl(ctx.fds[a["fd"]], _FEATURE, buffer, True)
-    return {"size": struct.unpack_from("=Q", buffer, 8)[0]}
+    request = DataSizeRequest(argsz=16, flags=wanted)
+    ioctl(ctx.fds[a["fd"]], _FEATURE, request, True)
+    return {"size": request.stop_copy_length}
 
 
 def precopy_info(ctx: Context, a: dict[str, Any]) -> Any:
-    buffer = bytearray(struct.pack("=IIQQ", a.get("argsz", 24), a.get("flags", 0), 0, 0))
-    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_MIG_GET_PRECOPY_INFO, buffer)
-    _, flags, initial, dirty = struct.unpack_from("=IIQQ", buffer)
-    return {"ret": ret, "errno": error, "flags": flags, "initial_bytes": initial, "dirty_bytes": dirty}
+    info = vfio.vfio_precopy_info(argsz=a.get("argsz", 24), flags=a.get("flags", 0))
+    ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_MIG_GET_PRECOPY_INFO, info)
+    return {
+        "ret": ret, "errno": error, "flags": info.flags, "initial_bytes": info.initial_bytes,
+        "dirty_bytes": info.dirty_bytes,
+    }  # fmt: skip
 
 
 def reset(ctx: Context, a: dict[str, Any]) -> Any:
@@ -267,21 +278,26 @@ def reset(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def hot_reset_info(ctx: Context, a: dict[str, Any]) -> Any:
-    argsz = a.get("argsz", 12 + 8 * 256)
-    buffer = bytearray(struct.pack("=III", argsz, 0, 0)) + bytearray(max(0, min(argsz, _MAX_INFO_BYTES)))
+    head, entry = ctypes.sizeof(vfio.vfio_pci_hot_reset_info), vfio.vfio_pci_dependent_device
+    argsz = a.get("argsz", head + ctypes.sizeof(entry) * 256)
+    # More room than argsz says, so that a list that is longer than it may be is seen here.
+    buffer = bytearray(vfio.vfio_pci_hot_reset_info(argsz=argsz)) + bytearray(min(argsz, _MAX_INFO_BYTES))
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, buffer)
-    _, flags, count = struct.unpack_from("=III", buffer)
+    info = vfio.vfio_pci_hot_reset_info.from_buffer(buffer)
     devices = []
-    for n in range(0 if error else min(count, (len(buffer) - 12) // 8)):
-        number, segment, bus, devfn = struct.unpack_from("=iHBB", buffer, 12 + 8 * n)
-        devices.append([number, "%04x:%02x:%02x.%d" % (segment, bus, devfn >> 3, devfn & 7)])
-    return {"ret": ret, "errno": error, "flags": flags, "count": count, "devices": devices}
+    for n in range(0 if error else min(info.count, (len(buffer) - head) // ctypes.sizeof(entry))):
+        one = entry.from_buffer(buffer, head + ctypes.sizeof(entry) * n)
+        number = s32(one.devid).value  # VFIO_PCI_DEVID_NOT_OWNED is -1
+        devices.append([number, "%04x:%02x:%02x.%d" % (one.segment, one.bus, one.devfn >> 3, one.devfn & 7)])
+    return {"ret": ret, "errno": error, "flags": info.flags, "count": info.count, "devices": devices}
 
 
 def hot_reset(ctx: Context, a: dict[str, Any]) -> Any:
     fds = [ctx.fds[name] for name in a["fds"]]
-    head = struct.pack("=III", a.get("argsz", 12 + 4 * len(fds)), a.get("flags", 0), len(fds))
-    buffer = bytearray(head) + struct.pack("=%di" % len(fds), *fds) + bytearray(64)
+    head = vfio.vfio_pci_hot_reset(
+        argsz=a.get("argsz", 12 + 4 * len(fds)), flags=a.get("flags", 0), count=len(fds)
+    )
+    buffer = bytearray(head) + bytes((s32 * len(fds))(*fds)) + bytearray(64)
     ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_PCI_HOT_RESET, buffer, True)
 
 
@@ -312,9 +328,9 @@ def raw(ctx: Context, a: dict[str, Any]) -> Any:
 
 def region_offset(fd: int, region: int) -> int:
     """Return where `region` starts on the device fd; OSError as the kernel gives it."""
-    buffer = bytearray(vfio.vfio_region_info(argsz=32, index=region))
-    ioctl(fd, vfio.VFIO_DEVICE_GET_REGION_INFO, buffer, True)
-    return int(vfio.vfio_region_info.from_buffer_copy(bytes(buffer)).offset)
+    info = vfio.vfio_region_info(argsz=32, index=region)
+    ioctl(fd, vfio.VFIO_DEVICE_GET_REGION_INFO, info, True)
+    return int(info.offset)
 
 
 def _pread(fd: int, count: int, at: int, width: int) -> bytes:

@@ -9,6 +9,7 @@ import os
 import time
 
 from .failure import Failure
+from .features import StateRequest
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Context:
         self.devices = devices
         self.deadline_ns = deadline_ns
         self.shared = shared  # the Run: barriers and actors, which all threads of a program share
-        self.buffer = bytearray(16)  # scratch of the migration state ioctls
+        self.request = StateRequest()  # of get_state and set_state, which fill all of it anew
 
     def remaining_s(self) -> float:
         """Return how long this program may still run, in seconds, never negative."""

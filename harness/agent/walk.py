@@ -21,6 +21,7 @@ from struct import Struct
 
 from harness.uapi import vfio
 
+from .features import StateRequest
 from .slots import Context
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
@@ -40,8 +41,13 @@ _SESSION = bytes(_SESSIONS.get(state, 0) for state in range(256))  # 0: none
 _SET = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
 _GET = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
 NO_FD_YET = -2  # what data_fd holds before the call: not -1, so that a kernel that writes nothing is seen
-_STATE = Struct("=IIIi")
-_REQUESTS = [bytearray(_STATE.pack(16, _SET, target, NO_FD_YET)) for target in range(256)]
+
+
+def _request(flags: int, state: int) -> bytearray:
+    return bytearray(StateRequest(argsz=16, flags=flags, device_state=state, data_fd=NO_FD_YET))
+
+
+_REQUESTS = [_request(_SET, target) for target in range(256)]
 
 
 def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def _walk(fd: int, targets: bytes, stream: bytes = b"") -> tuple[bytes, int]:
     feature, reset, read, close = vfio.VFIO_DEVICE_FEATURE, vfio.VFIO_DEVICE_RESET, os.read, os.close
     session_of, requests, control, descriptor = _SESSION, _REQUESTS, ioctl, fcntl
     answer = bytearray(16)
-    get = bytearray(_STATE.pack(16, _GET, 0, NO_FD_YET))
+    get = _request(_GET, 0)
     answered, got = memoryview(answer).cast("i"), memoryview(get).cast("I")
     recs: list[int] = []
     record = recs.append
@@ -136,7 +142,7 @@ def _walk(fd: int, targets: bytes, stream: bytes = b"") -> tuple[bytes, int]:
             if stream and session == 2:
                 flags |= _load(new, stream)
         record(error | state << 8 | flags << 16 | outcome << 24)
-    return Struct("<%dI" % len(recs)).pack(*recs), held
+    return Struct("<%dI" % len(recs)).pack(*recs), held  # the trace's own format, not the kernel's
 
 
 OPS = {"walk": walk}
