@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.uapi import vfio
+from harness.uapi.layout import nr as number_of
 from suites.acc.program import History
 
 _CLOSED_FD = 1_000_000
 _NO_SUCH_TYPE = 0x7FFF0000
-_TYPE1, _TYPE1V2 = 1, 3
+_TYPE1, _TYPE1V2 = vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU
 _WRONG_NAMES = ("", "0000:ff:1f.7", "vfio0", "00000000-0000-0000-0000-000000000000", "x" * 4000)
 
 
@@ -181,7 +182,7 @@ def a_group_gives_its_own_devices_by_name(subject: Subject) -> Iterator[History]
         d = h.given(g, dev=dev)
         h.uses(d)
         h.close(d)
-    for nr in (0x3B63, 0x3BFF, vfio.VFIO_DEVICE_GET_INFO, vfio.VFIO_GET_API_VERSION):
+    for nr in (number_of(0x63), number_of(0xFF), vfio.VFIO_DEVICE_GET_INFO, vfio.VFIO_GET_API_VERSION):
         i = h.op("ioctl", fd=g, nr=nr, buf="00" * 64)
         h.claim("ACC-101", i, "errno", "!=", 0, "a request that is none of a group's is refused")
     for nr in (vfio.VFIO_GROUP_GET_STATUS, vfio.VFIO_GROUP_SET_CONTAINER, vfio.VFIO_GROUP_GET_DEVICE_FD):

@@ -17,11 +17,12 @@ from typing import Any
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
+from harness.uapi import vfio
 
 _Step = tuple[str, dict[str, Any]]
 _DEEPEST = 24
 """So many allocations of each step fail, one at a time."""
-_TYPE1V2 = 3
+_TYPE1V2 = vfio.VFIO_TYPE1v2_IOMMU
 _FIRST_OPEN = ("bind", "group_get_device_fd")
 _PAGE, _IOVA = 4096, 0x100_0000
 _MAP = {"flags": 3, "iova": _IOVA, "size": 4 * _PAGE}

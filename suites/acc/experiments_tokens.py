@@ -9,11 +9,12 @@ from uuid import UUID
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import FEATURE_GET, FEATURE_SET, Script
+from harness.uapi import vfio
 
 When = list[tuple[int, str, str, object]]
 
-_FEATURE = 0  # VFIO_DEVICE_FEATURE_PCI_VF_TOKEN
-_TYPE1 = 1
+_FEATURE = vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN
+_TYPE1 = vfio.VFIO_TYPE1_IOMMU
 
 
 class _Pair(Script):

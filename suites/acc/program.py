@@ -8,11 +8,12 @@ from typing import Any
 
 from fixtures.subject import Subject
 from harness.program.script import Script
+from harness.uapi import vfio
 
 __all__ = ["MAIN", "History"]
 
 MAIN = "main"
-_TYPE1 = 1
+_TYPE1 = vfio.VFIO_TYPE1_IOMMU
 
 
 class History(Script):

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from random import Random
 
 from fixtures.subject import Subject
+from harness.uapi import vfio
 from suites.acc.program import MAIN, History
 
 __all__ = ["contest", "history", "turmoil"]
 
 _STEPS = 22
 _MAX_ACTORS = 3
-_TYPES = (1, 1, 1, 3, 0x7FFF0000)
+_TYPES = (*[vfio.VFIO_TYPE1_IOMMU] * 3, vfio.VFIO_TYPE1v2_IOMMU, 0x7FFF0000)
 
 
 @dataclass

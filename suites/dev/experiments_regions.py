@@ -10,11 +10,13 @@ from typing import Any
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.oracle.judgement import Judgement
+from harness.uapi import vfio
 from suites.dev.program import CONFIG, Bench, le
 
 _PAGE = 4096
-_READ, _WRITE, _MMAP = 1, 2, 4
-_VGA = 8
+_READ, _WRITE = vfio.VFIO_REGION_INFO_FLAG_READ, vfio.VFIO_REGION_INFO_FLAG_WRITE
+_MMAP = vfio.VFIO_REGION_INFO_FLAG_MMAP
+_VGA = vfio.VFIO_PCI_VGA_REGION_INDEX
 _FAR = (1, 2, 7, 0x100, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 _SHIFT = 40
 

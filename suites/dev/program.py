@@ -9,13 +9,16 @@ from typing import Any
 
 from fixtures.subject import Subject
 from harness.program.script import Script
+from harness.uapi import vfio
 
 __all__ = ["CONFIG", "INTX", "MSI", "MSIX", "Bench", "le"]
 
-CONFIG = 7
-INTX, MSI, MSIX = 0, 1, 2
-_NONE, _BOOL, _EVENTFD = 1, 2, 4
-_MASK, _UNMASK, _TRIGGER = 8, 16, 32
+CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
+INTX, MSI, MSIX = vfio.VFIO_PCI_INTX_IRQ_INDEX, vfio.VFIO_PCI_MSI_IRQ_INDEX, vfio.VFIO_PCI_MSIX_IRQ_INDEX
+_NONE, _BOOL = vfio.VFIO_IRQ_SET_DATA_NONE, vfio.VFIO_IRQ_SET_DATA_BOOL
+_EVENTFD = vfio.VFIO_IRQ_SET_DATA_EVENTFD
+_MASK, _UNMASK = vfio.VFIO_IRQ_SET_ACTION_MASK, vfio.VFIO_IRQ_SET_ACTION_UNMASK
+_TRIGGER = vfio.VFIO_IRQ_SET_ACTION_TRIGGER
 _SIGNAL_MS = 1000
 
 

@@ -10,10 +10,11 @@ from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
+from harness.uapi.iommufd_test import MOCK_FLAGS_DEVICE_NO_DIRTY
 from suites.dirty.tracked_table import MEMORY_BYTES, MockDirtier, TrackedTable, iommu
 
 _DIRTY = iommufd.IOMMU_HWPT_ALLOC_DIRTY_TRACKING
-_NO_DIRTY_DEVICE = 1
+_NO_DIRTY_DEVICE = MOCK_FLAGS_DEVICE_NO_DIRTY
 _EFAULT, _EINVAL, _ENOENT, _EOVERFLOW, _EOPNOTSUPP = 14, 22, 2, 75, 95
 _SIZES = (2048, 4096, 8192, 65536, 1 << 20)
 _HUGE_MEMORY = {"flags": ["SHARED", "ANONYMOUS", "HUGETLB"]}

@@ -12,9 +12,11 @@ from fixtures.subject import Subject
 from harness.program.pages import PAGE
 from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
 from harness.spec.arcs import SAVING_GROUP, S, State
+from harness.uapi import vfio
 from suites.dirty.program import LoggedScript
 
-_START, _STOP, _REPORT = 6, 7, 8
+_START, _STOP = vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP
+_REPORT = vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT
 _MOST_RANGES = PAGE // 16
 _NOBODYS_ADDRESS = 0x1000
 _GIB = 1 << 30

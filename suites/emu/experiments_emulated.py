@@ -9,12 +9,13 @@ from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.engines import load_engine
 from harness.program.script import Script
+from harness.uapi import vfio
 
 __all__ = ["CAP_SYS_RAWIO", "everything_but", "opened"]
 
 TAINT = "/proc/sys/kernel/tainted"
 CAP_SYS_RAWIO = 17  # include/uapi/linux/capability.h
-_TYPE1V2, _NOIOMMU = 3, 8
+_TYPE1V2, _NOIOMMU = vfio.VFIO_TYPE1v2_IOMMU, vfio.VFIO_NOIOMMU_IOMMU
 _PAGE, _FILL = 4096, 0x5A
 _IOVA = 0x0200_0000
 _RANGES = 64

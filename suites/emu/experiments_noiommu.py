@@ -11,8 +11,8 @@ from harness.program.script import Script
 from harness.uapi import vfio
 from suites.emu.experiments_emulated import CAP_SYS_RAWIO
 
-_TYPE1, _TYPE1V2, _NOIOMMU = 1, 3, 8
-_CONFIG = 7
+_TYPE1, _TYPE1V2, _NOIOMMU = vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU, vfio.VFIO_NOIOMMU_IOMMU
+_CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
 
 
 def _grouped(script: Script) -> int:

@@ -11,6 +11,7 @@ from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import Script
 from harness.uapi import iommufd
+from harness.uapi.layout import nr
 from suites.iom.program import FIRST, NOTHING, PAGE, RW_FIXED, Core
 
 _UNKNOWN_BITS = (5, 15, 31)
@@ -96,8 +97,8 @@ def _memory_of(cmd: str) -> dict[str, Any]:
 def sizes_of_structures(subject: Subject) -> Iterator[Script]:
     """Structures too short, longer with zeroes, and longer with something in them."""
     core = _everything()
-    for number in (0x3B95, 0x3BA5, 0x3B7F, 0x3BFF, 0x3B00):
-        index = core.script.op("ioctl", fd="f", nr=number, buf="10" + "00" * 63)
+    for unknown in (0x95, 0xA5, 0x7F, 0xFF, 0x00):
+        index = core.script.op("ioctl", fd="f", nr=nr(unknown), buf="10" + "00" * 63)
         core.refused("IOM-001", index, "it does not exist", 0)
         core.script.claim("IOM-001", index, "errno", "==", errno.ENOTTY, "it is ENOTTY")
     for cmd, size in _SIZES.items():
@@ -173,8 +174,8 @@ def pointers_to_nowhere(subject: Subject) -> Iterator[Script]:
         ("IOMMU_GET_HW_INFO", {"dev_id": "dev", "data_len": 64, "data_uptr": nowhere}),
     ):
         core.refused("IOM-009", core.io(cmd, fields), "the pointer is of no memory", errno.EFAULT)
-    for number in (0x81, 0x84, 0x8A):
-        index = core.script.op("ioctl", fd="f", nr=0x3B00 | number, arg=nowhere)
+    for number in (iommufd.IOMMU_IOAS_ALLOC, iommufd.IOMMU_IOAS_IOVA_RANGES, iommufd.IOMMU_GET_HW_INFO):
+        index = core.script.op("ioctl", fd="f", nr=number, arg=nowhere)
         core.refused("IOM-009", index, "the structure is no memory", errno.EFAULT)
     index = core.map(FIRST, PAGE, user_va=PAGE)
     core.refused("IOM-009", index, "what is to be mapped is no memory", errno.EFAULT)

@@ -15,11 +15,13 @@ from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
 from harness.spec.arcs import OUT_OF_RANGE, SAVING_GROUP, S, path
+from harness.uapi import vfio
 
 GET, SET, PROBE = FEATURE_GET, FEATURE_SET, FEATURE_PROBE
-MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE, PRECOPY_INFO_V2 = 1, 2, 9, 12
+MIGRATION, MIG_DEVICE_STATE = vfio.VFIO_DEVICE_FEATURE_MIGRATION, vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+MIG_DATA_SIZE = vfio.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE
+PRECOPY_INFO_V2 = vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
 NO_SUCH_FEATURE = 0xFFFE
-VFIO_DEVICE_FEATURE = 0x3B75
 # struct vfio_region_info_cap_type (id 2) of version 1; VFIO_REGION_TYPE_MIGRATION_DEPRECATED 3, subtype 1.
 V1_REGION = "^(?:..)*02000100.{8}0300000001000000"
 STATE_STOP = "01000000ffffffff"
@@ -431,7 +433,7 @@ def a_bad_address_is_efault(subject: Subject) -> Iterator[Script]:
     for state in subject.states:
         s = subject.script()
         s.set(state)
-        i = s.op("ioctl", fd="d", nr=VFIO_DEVICE_FEATURE, arg=8)
+        i = s.op("ioctl", fd="d", nr=vfio.VFIO_DEVICE_FEATURE, arg=8)
         s.claim("MIG-168", i, "errno", "==", errno.EFAULT, "EFAULT")
         after = s.op("get_state", fd="d")
         s.claim("MIG-168", after, "errno", "==", 0, "GET tells the state")
@@ -449,7 +451,7 @@ def an_argument_that_cannot_be_written_is_efault(subject: Subject) -> Iterator[S
     s = subject.script()
     for flags, size in asked:
         buf = struct.pack("=II", 8 + size, flags).hex() + "00" * size
-        i = s.op("ioctl_readonly", fd="d", nr=VFIO_DEVICE_FEATURE, buf=buf)
+        i = s.op("ioctl_readonly", fd="d", nr=vfio.VFIO_DEVICE_FEATURE, buf=buf)
         s.claim("MIG-168", i, "errno", "==", errno.EFAULT, "EFAULT")
     yield s
     for cur in subject.states:
@@ -459,7 +461,7 @@ def an_argument_that_cannot_be_written_is_efault(subject: Subject) -> Iterator[S
             s = subject.script()
             s.set(cur)
             buf = struct.pack("=IIIi", 16, SET | MIG_DEVICE_STATE, int(new), -1).hex()
-            i = s.op("ioctl_readonly", fd="d", nr=VFIO_DEVICE_FEATURE, buf=buf)
+            i = s.op("ioctl_readonly", fd="d", nr=vfio.VFIO_DEVICE_FEATURE, buf=buf)
             s.claim("MIG-168", i, "errno", "!=", 0, "EFAULT, or why there is no such way")
             after = s.op("feature", fd="d", flags=GET | MIG_DEVICE_STATE, payload="00" * 8)
             s.claim("MIG-168", after, "errno", "==", 0, "GET tells the state")
