@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -153,6 +153,54 @@ class Finding(_Record):
         if not self.signature:
             self.signature = signature_of(self.clause, self.title, self.expected, self.observed)
         return self
+
+
+class SavedFinding(BaseModel):
+    """A finding as a file of its own, with all that `vfiocert replay` needs to run it again."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="ignore", serialize_by_alias=True)
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    device: Identifier
+    profile: str = ""
+    clause: Identifier
+    own: bool = False
+    """Whether the program opens the device itself."""
+    signature: str = ""
+    expected: Text
+    observed: Text
+    capabilities: dict[str, Any] = {}
+    """What PROBE said of the device."""
+    program: dict[str, Any]
+    """The whole program, as the judge had it."""
+    trace: list[dict[str, Any]] = []
+
+    @field_validator("program")
+    @classmethod
+    def _runs(cls, value: dict[str, Any]) -> dict[str, Any]:
+        threads = value.get("threads")
+        good = isinstance(threads, list) and bool(threads)
+        if not good or not all(isinstance(t, dict) and isinstance(t.get("ops"), list) for t in threads or ()):
+            raise ValueError("program.threads is not a list of threads with ops")
+        return value
+
+    @classmethod
+    def of(
+        cls,
+        finding: Finding,
+        program: dict[str, Any],
+        trace: list[dict[str, Any]],
+        *,
+        own: bool,
+        profile: str,
+        capabilities: Mapping[str, Any],
+    ) -> SavedFinding:
+        """The finding with its whole program, and more of its trace than a report shows."""
+        return cls(
+            device=finding.device, profile=profile, clause=finding.clause, own=own,
+            signature=finding.signature, expected=finding.expected, observed=finding.observed,
+            capabilities=dict(capabilities), program=program, trace=trace,
+        )  # fmt: skip
 
 
 class ClauseResult(_Record):

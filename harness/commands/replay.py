@@ -4,48 +4,39 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from fixtures.connect import embedded_machine, open_rig
 from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, UsageError
 from harness.hosts.inventory import EMBEDDED
 from harness.progress import open_progress
 from reports.listing import program_lines
+from reports.models import SavedFinding
 
 __all__ = ["load_finding", "replay"]
 
 _MAX_BYTES = 64 << 20
-_FIELDS = {"clause": str, "device": str, "program": dict, "expected": str, "observed": str, "own": bool}
 
 
-def load_finding(path: Path) -> dict[str, Any]:
+def load_finding(path: Path) -> SavedFinding:
     """The finding saved in `path`; UsageError with the field where it is not one."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no finding is")
-        data = json.loads(path.read_text())
+        return SavedFinding.model_validate_json(path.read_text())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; findings are in RUN/findings/*.json") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{path}: {where}: {first['msg']}; findings are in RUN/findings/*.json") from None
     except (ValueError, RecursionError):
         raise UsageError(f"{path}: is not JSON; findings are in RUN/findings/*.json") from None
-    if not isinstance(data, dict) or data.get("schema") != 1:
-        raise UsageError(f"{path}: schema is not 1; findings are in RUN/findings/*.json")
-    for name, kind in _FIELDS.items():
-        if not isinstance(data.get(name), kind):
-            raise UsageError(f"{path}: {name} is not a {kind.__name__}; was it edited?")
-    threads = data["program"].get("threads")
-    if (
-        not isinstance(threads, list)
-        or not threads
-        or not all(isinstance(t, dict) and isinstance(t.get("ops"), list) for t in threads)
-    ):
-        raise UsageError(f"{path}: program.threads is not a list of threads with ops")
-    return data
 
 
 def replay(
@@ -67,10 +58,10 @@ def replay(
     Exit status: 1 the finding came back, 0 it did not, 3 the lab failed.
     """
     finding = load_finding(file)
-    program: dict[str, Any] = finding["program"]
+    program = finding.program
     for line in program_lines(program, 60):
         print(line)
-    clause, hits = finding["clause"], 0
+    clause, hits = finding.clause, 0
     others: set[str] = set()
     observed = "no violation"
     with contextlib.ExitStack() as stack:
@@ -78,17 +69,17 @@ def replay(
         progress = open_progress()
         stack.enter_context(progress)
         lab_name = stack.enter_context(embedded_machine(lab, kernel, flavour, progress))
-        rig = open_rig(lab, lab_name, device or finding["device"], 0, Path(scratch), labs_file, [])
+        rig = open_rig(lab, lab_name, device or finding.device, 0, Path(scratch), labs_file, [])
         stack.callback(rig.drop)
         for _ in range(times):
             with rig.test("replay"):
-                verdict, trace = rig.execute(program, own=finding["own"])
+                verdict, trace = rig.execute(program, own=finding.own)
                 rig.read_log(program, trace)
             broken = (*verdict.violations, *rig.total.violations)
             hits += any(v.clause == clause for v in broken)
             others |= {v.clause for v in broken} - {clause}
             observed = next((v.observed for v in broken if v.clause == clause), observed)
-    print(f"{clause}: {hits} of {times} runs; expected {finding['expected']}; observed {observed}")
+    print(f"{clause}: {hits} of {times} runs; expected {finding.expected}; observed {observed}")
     if others:
         print(f"other clauses broken: {', '.join(sorted(others))}")
     raise typer.Exit(EXIT_NON_CONFORMING if hits else EXIT_CONFORMING)

@@ -60,8 +60,8 @@ def a_device_made_while_memory_is_short(rig: Rig) -> None:
         "EMU-022", status == 0, "it is made", words.decode(errors="replace")[:80] or "it is not there"
     )
     connection.exec(gone, _READ_S)
-    rig.core_reports = {"vfio_create_group": "EMU-023"}
-    rig.read_log({"threads": [{"name": "main", "ops": []}]}, [])
+    rig.log.mainline_reports = {"vfio_create_group": "EMU-023"}
+    rig.read_log()
 
 
 @experiment("EMU-040", "EMU-041", "EMU-042", needs=("noiommu",))

@@ -49,7 +49,7 @@ def random_programs_on_an_iommufd_as_container(subject: Subject, search: Search)
 def a_device_in_a_container_reaches_what_is_mapped(subject: Subject, rig: Rig) -> Iterator[Core]:
     if subject.has("lockdep") and subject.has("engine_pinned"):
         # The order in which the container takes its own two locks.
-        rig.core_reports = {"vfio_iommu_type1_register_device": "LEG-064"}
+        rig.log.mainline_reports = {"vfio_iommu_type1_register_device": "LEG-064"}
     core = Container()
     core.script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
     yield traffic_program(

@@ -74,6 +74,7 @@ class Trial:
 
     def __init__(self, job: Job, say: Callable[..., None], begun: float) -> None:
         self.job, self.say, self.begun = job, say, begun
+        self.rig: Rig | None = None
         self.seen_clauses: set[str] = set()
         self.programs = 0
         self.tests = self.planned = 0
@@ -84,16 +85,16 @@ class Trial:
         """Seconds since the lab was fresh."""
         return time.monotonic() - self.begun
 
-    # -- fixtures.rig.Watch
-    def seen(self, rig: Rig, violation: Violation) -> None:
+    # -- fixtures.findings.Watch
+    def seen(self, violation: Violation) -> None:
         """Note the first violation of each clause."""
         if violation.clause in self.seen_clauses:
             return
         self.seen_clauses.add(violation.clause)
         self.say(
             "seen", clause=violation.clause, test=self._test, s=round(self.elapsed(), 3),
-            programs=self.programs + rig.programs, expected=str(violation.expected)[:300],
-            observed=str(violation.observed)[:300],
+            programs=self.programs + (self.rig.programs if self.rig else 0),
+            expected=str(violation.expected)[:300], observed=str(violation.observed)[:300],
         )  # fmt: skip
         if self.job.mode == "catch" and self._is_broken(violation.clause):
             self.finish("caught")
