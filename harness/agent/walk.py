@@ -47,7 +47,7 @@ def _request(flags: int, state: int) -> bytearray:
     return bytearray(StateRequest(argsz=16, flags=flags, device_state=state, data_fd=NO_FD_YET))
 
 
-_REQUESTS = [_request(_SET, target) for target in range(256)]
+_REQUESTS: list[bytearray] = []  # by target; made by the first walk, for most agents make none
 
 
 def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +82,8 @@ def _walk(fd: int, targets: bytes, stream: bytes = b"") -> tuple[bytes, int]:
     # suite's throughput.
     feature, reset, read, close = vfio.VFIO_DEVICE_FEATURE, vfio.VFIO_DEVICE_RESET, os.read, os.close
     session_of, requests, control, descriptor = _SESSION, _REQUESTS, ioctl, fcntl
+    if not requests:
+        requests += [_request(_SET, target) for target in range(256)]
     answer = bytearray(16)
     get = _request(_GET, 0)
     answered, got = memoryview(answer).cast("i"), memoryview(get).cast("I")
