@@ -17,6 +17,7 @@ import typer
 from harness import PROJECT
 from harness.agent.operations import OPERATIONS
 from harness.agent.validation import TYPES
+from harness.commands.clause_holders import holders_of
 from harness.errors import UsageError
 from harness.profiles import load_profile, profile_names
 from harness.spec.clause import Clause, all_clauses
@@ -30,6 +31,8 @@ __all__ = [
     "select",
 ]
 
+PUBLISHED = PROJECT / "suites" / "selftest" / "spec" / "published_clauses.txt"
+"""Every clause that there ever was; a self-test holds it against renumbering."""
 _NOTE = "<!-- SPDX-License-Identifier: Apache-2.0 -->\n<!-- Made by `./vfiocert clauses --write-docs`. -->\n"
 
 
@@ -53,20 +56,32 @@ def _needs(clause: Clause) -> str:
 
 
 def _in_full(clause: Clause) -> str:
-    rows = [
-        f"{clause.id}  {clause.level}",
-        f"  {clause.statement}",
-        f"  source    {clause.source}",
-        f"  needs     {_needs(clause)}",
-        f"  since     {clause.since}",
+    holders = holders_of(clause)
+    rows: list[tuple[str, Sequence[str]]] = [
+        ("source", [clause.source]),
+        ("needs", [_needs(clause)]),
+        ("since", [clause.since]),
+        ("untested", [clause.untested] * bool(clause.untested)),
+        ("judges", holders.judges),
+        ("experiments", holders.experiments),
+        ("defects", holders.defects or ["none that is seeded"]),
+        ("mainline", holders.mainline),
     ]
-    if clause.untested:
-        rows.append(f"  untested  {clause.untested}")
-    return "\n".join(rows)
+    lines = [f"{clause.id}  {clause.level}", f"  {clause.statement}"]
+    for name, values in rows:
+        lines += [f"  {name if not n else '':<12} {value}" for n, value in enumerate(values)]
+    return "\n".join(lines)
 
 
 def _as_json(chosen: Sequence[Clause]) -> str:
     return json.dumps([dataclasses.asdict(c) | {"chapter": c.chapter} for c in chosen], indent=2)
+
+
+def publish(published: str, clauses: Sequence[Clause]) -> str:
+    """The list of published clauses with those that it has not yet; no line of it is ever changed."""
+    known = {line.split(" ", 1)[0] for line in published.splitlines()}
+    new = [f"{c.id} {c.level} {c.statement}\n" for c in clauses if c.id not in known]
+    return published + "".join(new)
 
 
 def _cell(text: str) -> str:
@@ -159,11 +174,23 @@ def clauses(
         bool, typer.Option("--write-docs", help="write docs/clauses.md, operations.md and profiles.md again")
     ] = False,
 ) -> None:
-    """List the clauses of the contract; a clause named by its id is shown in full."""
+    """List the clauses of the contract; a clause named by its id is shown in full.
+
+    In full: its text and source, the judges and experiments that hold it, the seeded defects that break it
+    (`vfiocert prove`), and what is known of it in mainline's drivers.
+
+    \b
+    Examples:
+      vfiocert clauses
+      vfiocert clauses 'MIG-06*'
+      vfiocert clauses MIG-107
+    """
     if write_docs:
         if patterns or as_json:
             raise UsageError("--write-docs takes no clause and no --json: it writes the documents whole")
-        for path, text in generated_documents().items():
+        published = PUBLISHED.read_text(encoding="utf-8")
+        written = {**generated_documents(), PUBLISHED: publish(published, all_clauses())}
+        for path, text in written.items():
             path.write_text(text, encoding="utf-8")
             print(path.relative_to(PROJECT))
         return

@@ -5,21 +5,32 @@ from __future__ import annotations
 
 import ast
 import datetime
+import importlib
 import json
 import keyword
+import os
+import pkgutil
 import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import harness.spec.clauses
 from harness import PROJECT
 from harness.errors import UsageError
 from harness.profiles import profile_names
 from harness.spec.clause import all_clauses
 
-__all__ = ["app", "insert_clause", "profile_source"]
+__all__ = ["app", "chapter_file", "clause_entry", "insert_clause", "profile_source"]
+
+_PIECE = 90
+"""Characters of a string in one line of source."""
 
 PROJECT_OPTION_HELP = "the project's folder (default: this one)"
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -55,14 +66,53 @@ def insert_clause(source: str, entry: str) -> str:
     UsageError where the file has no such tuple that ends on a line of its own.
     """
     for node in ast.parse(source).body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+        if isinstance(node, ast.AnnAssign):
+            target: ast.expr = node.target
+        elif isinstance(node, ast.Assign):
+            target = node.targets[0]
+        else:
             continue
-        if node.target.id == "CLAUSES" and isinstance(node.value, ast.Tuple):
+        if isinstance(target, ast.Name) and target.id == "CLAUSES" and isinstance(node.value, ast.Tuple):
             lines = source.splitlines(keepends=True)
             last = (node.value.end_lineno or 0) - 1
-            if lines[last].strip() == ")":
+            if lines[last].strip().partition("#")[0].rstrip() == ")":
                 return "".join([*lines[:last], entry, *lines[last:]])
-    raise UsageError("the chapter's file has no tuple 'CLAUSES: ... = (' that ends with ')' on its own line")
+    raise UsageError("the chapter's file has no tuple 'CLAUSES = (' that ends with ')' on its own line")
+
+
+def chapter_file(id: str) -> str:
+    """Name of the file in harness/spec/clauses/ for a new clause: the one whose ids lie nearest below it.
+
+    UsageError for a chapter that there is not.
+    """
+    chapter, _, number = id.partition("-")
+    below: list[tuple[int, str]] = []
+    for _, name, _ in pkgutil.iter_modules(harness.spec.clauses.__path__):
+        for clause in importlib.import_module(f"harness.spec.clauses.{name}").CLAUSES:
+            if clause.chapter == chapter:
+                distance = int(number) - int(clause.id.partition("-")[2])
+                below.append((distance if distance > 0 else 1000 - distance, name))
+    if not below:
+        chapters = ", ".join(sorted({c.chapter for c in all_clauses()}))
+        raise UsageError(f"ID='{id}': there is no chapter {chapter} ({chapters})")
+    return min(below)[1]
+
+
+def clause_entry(id: str, level: str, statement: str, source: str, needs: Sequence[str], since: str) -> str:
+    """The text of a new clause in a tuple."""
+    wanted = ", ".join(map(_string, needs)) + "," * (len(needs) == 1)
+    today = f"new on {datetime.date.today().isoformat()}: no experiment yet"
+    return (
+        f"    Clause(\n        {_string(id)},\n        {_string(level)},\n"
+        f"        {_wrapped(statement)},\n        {_wrapped(source)},\n        ({wanted}),\n"
+        f"        {_string(since)},\n        untested={_string(today)},\n    ),\n"
+    )
+
+
+def _wrapped(text: str) -> str:
+    """A string literal, in pieces where it is longer than a line of source."""
+    pieces = textwrap.wrap(text, _PIECE, drop_whitespace=False, break_on_hyphens=False) or [""]
+    return "\n        ".join(map(_string, pieces))
 
 
 @app.command("clause")
@@ -82,30 +132,32 @@ def clause(
 ) -> None:
     """Add a clause to its chapter, marked as untested until an experiment holds it."""
     known = all_clauses()
-    if not re.fullmatch(r"[A-Z]{3}-\d{3}", id):
-        raise UsageError(f"ID='{id}' is not three capitals, a hyphen and three digits, like MIG-170")
+    if not re.fullmatch(r"[A-Z]{3,5}-\d{3}", id):
+        raise UsageError(f"ID='{id}' is not three to five capitals, a hyphen and three digits, like MIG-170")
+    chapter = id.partition("-")[0]
     if any(c.id == id for c in known):
-        free = max(int(c.id[4:]) for c in known if c.chapter == id[:3]) + 1
-        raise UsageError(f"ID='{id}' is taken, and ids are never reused; free: {id[:3]}-{free:03d} and above")
-    path = project / "harness" / "spec" / "clauses" / f"{id.partition('-')[0].lower()}.py"
-    if not path.is_file():
-        chapters = ", ".join(sorted({c.chapter for c in known}))
-        raise UsageError(f"ID='{id}': there is no chapter {id[:3]} ({chapters}); no file {path}")
-    wanted = tuple(needs or ())
-    capabilities = "(" + "".join(f"{_string(n)}, " for n in wanted).rstrip() + ")"
-    entry = (
-        "    Clause(\n"
-        f"        {_string(id)},\n        {_string(level.value)},\n        {_string(statement)},\n"
-        f"        {_string(source)},\n        {capabilities},\n        {_string(since)},\n"
-        f"        untested={_string(f'new on {datetime.date.today().isoformat()}: no experiment yet')},\n"
-        "    ),\n"
-    )
+        free = max(int(c.id.partition("-")[2]) for c in known if c.chapter == chapter) + 1
+        raise UsageError(
+            f"ID='{id}' is taken, and ids are never reused; free: {chapter}-{free:03d} and above"
+        )
+    path = project / "harness" / "spec" / "clauses" / f"{chapter_file(id)}.py"
+    entry = clause_entry(id, level.value, statement, source, needs or (), since)
     path.write_text(insert_clause(path.read_text(encoding="utf-8"), entry), encoding="utf-8")
+    _finish(project, path)
     print(f"{path}: {id} added")
     print(
-        f"next: write the experiment in suites/{id[:3].lower()}/ and remove 'untested'; name a broken device"
+        f"next: write the experiment in suites/{chapter.lower()}/ and remove 'untested'; name a broken device"
     )
     print("      that it catches; then ./vfiocert clauses --write-docs and ./vfiocert check --fast")
+
+
+def _finish(project: Path, path: Path) -> None:
+    """Lay the changed file out, and make the documents of the tree again, which is read anew for that."""
+    for command in (["ruff", "format", "-q", str(path)], ["harness", "clauses", "--write-docs"]):
+        subprocess.run(
+            [sys.executable, "-P", "-m", *command], cwd=project, check=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(project)}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def profile_source(module: str, driver: str, bus: str, description: str, does_dma: bool, source: str) -> str:
@@ -164,8 +216,9 @@ def profile(
     path.write_text(
         profile_source(name, driver or module, bus.value, description, dma, source), encoding="utf-8"
     )
+    _finish(project, path)
     print(f"{path}: written")
     print(
         "next: say where migrated state shows (state_regions, mutate) and how the device fails (error_hooks);"
     )
-    print("      then ./vfiocert clauses --write-docs and ./vfiocert check --fast")
+    print("      then ./vfiocert check --fast")

@@ -33,9 +33,9 @@ class Clause:
     untested: str = ""
     mock: bool = False
     """Whether iommufd's mock can be its subject too, and not VFIO devices alone."""
-    core: str = ""
-    """The cause, as read in the kernel's source, by which its core breaks this SHOULD on every device: that
-    is reported, and is no advisory of the driver."""
+    mainline: str = ""
+    """The cause, as read in its source, by which mainline breaks this SHOULD on every device: that is
+    reported, and is no advisory of the driver."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):

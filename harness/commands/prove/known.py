@@ -10,9 +10,11 @@ from harness.hosts.inventory import embedded_devices
 from harness.profiles import load_profile
 from harness.spec.clause import all_clauses
 
-__all__ = ["KNOWN_OF_THE_CORE", "NOT_GOLDEN", "known_of"]
+__all__ = ["KNOWN_OF_MAINLINE", "NOT_GOLDEN", "known_of"]
 
-KNOWN_OF_THE_CORE: Mapping[str, str] = {clause.id: clause.core for clause in all_clauses() if clause.core}
+KNOWN_OF_MAINLINE: Mapping[str, str] = {
+    clause.id: clause.mainline for clause in all_clauses() if clause.mainline
+}
 """Clause -> the cause, as read in Linux 7.2."""
 
 NOT_GOLDEN: Mapping[str, str] = {
@@ -32,4 +34,4 @@ def known_of(device: str) -> Mapping[str, str]:
     if device in NOT_GOLDEN:
         profile = next(d.profile for d in embedded_devices() if d.id == device)
         explained = load_profile(profile).explanations
-    return {**KNOWN_OF_THE_CORE, **explained}
+    return {**KNOWN_OF_MAINLINE, **explained}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.commands.prove.defects import Defect
-from harness.commands.prove.known import KNOWN_OF_THE_CORE, NOT_GOLDEN, known_of
+from harness.commands.prove.known import KNOWN_OF_MAINLINE, NOT_GOLDEN, known_of
 from harness.commands.prove.result import Result, Seen
 from harness.spec.arcs import State
 
@@ -139,7 +139,7 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
         label = result.device if result.flavour == "plain" else f"{result.device} ({result.flavour})"
         if result.device in NOT_GOLDEN:
             baseline.setdefault(result.device, set()).update(
-                s.clause for s in result.seen if s.clause not in KNOWN_OF_THE_CORE
+                s.clause for s in result.seen if s.clause not in KNOWN_OF_MAINLINE
             )
         known = known_of(result.device)
         faults += [f"{label}, seed {result.seed}: {f}" for f in result.faults + result.bugs]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from harness.commands.prove.known import KNOWN_OF_THE_CORE
+from harness.commands.prove.known import KNOWN_OF_MAINLINE
 from harness.commands.prove.matrix import Matrix, Row
 from harness.errors import UsageError
 from harness.spec.clause import by_id
@@ -101,7 +101,7 @@ def markdown(matrix: Matrix) -> str:
             f" (causes in its profile, `harness/profiles/`).",
             "",
         ]
-    for clause, cause in sorted(KNOWN_OF_THE_CORE.items()):
+    for clause, cause in sorted(KNOWN_OF_MAINLINE.items()):
         out += [f"{clause} is a true finding on every device: {cause}.", ""]
     exceptions = [line for line in text_table(matrix).splitlines() if line[:2] in ("~ ", "✗ ", "? ")]
     exceptions = [line for line in exceptions if ":" in line]

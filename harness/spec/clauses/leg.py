@@ -22,7 +22,7 @@ _DIRTY = f"{_H}VFIO_IOMMU_DIRTY_PAGES"
 _ARGSZ = f"{_H}always the caller's responsibility to indicate the size"
 _COMPAT = "iommufd.h, struct iommu_vfio_ioas; iommufd.rst, VFIO and IOMMUFD"
 _SILENT = "the text is silent: "
-_CORE_LOCKS = (
+_MAINLINE_LOCKS = (
     "drivers/vfio/vfio_iommu_type1.c: vfio_notify_dma_unmap() calls drivers with device_list_lock held, and "
     "vfio_unpin_pages(), which it expects of them, takes iommu->lock; vfio_iommu_type1_register_device() "
     "takes the two the other way round"
@@ -274,7 +274,7 @@ CLAUSES: tuple[Clause, ...] = (
         "vfio_unpin_pages()'",
         ("type1v2", "engine_pinned", "lockdep"),
         "v6.0",
-        core=_CORE_LOCKS,
+        mainline=_MAINLINE_LOCKS,
     ),
     # -- iommufd in its place
     _compat("LEG-080", "MUST", "an iommufd with an IOAS set maps as type1 does"),

@@ -15,6 +15,8 @@ import pytest
 
 from fixtures.controller import chapters
 from fixtures.experiment import Experiment, declared, experiment, experiments_in
+from harness import PROJECT
+from harness.commands.clauses import PUBLISHED, publish
 from harness.errors import HarnessError
 from harness.spec.arcs import (
     BLOCKED,
@@ -101,6 +103,31 @@ def test_an_experiment_that_claims_more_than_it_names_is_stopped() -> None:
 def test_an_experiment_of_a_clause_that_does_not_exist_is_refused(id: str, words: str) -> None:
     with pytest.raises(HarnessError, match=words):
         experiment(id)
+
+
+def test_no_published_clause_vanishes_or_is_renumbered() -> None:
+    """Certificates cite clauses for years: an id keeps its level and its words, and is never used again.
+
+    Steps: read the published list. Verify: each line is a clause as it is now, and each clause has a line.
+    """
+    published = PUBLISHED.read_text(encoding="utf-8").splitlines()
+    now = [f"{c.id} {c.level} {c.statement}" for c in all_clauses()]
+    assert [line for line in published if line not in now] == [], "gone, or says another thing"
+    assert [line for line in now if line not in published] == [], "run ./vfiocert clauses --write-docs"
+    assert len({line.split(" ")[0] for line in published}) == len(published)
+
+
+def test_publishing_adds_and_never_alters() -> None:
+    clauses = all_clauses()
+    first = publish("", clauses[:2])
+    assert publish(first.replace("MUST", "MAY"), clauses[:3]).startswith(first.replace("MUST", "MAY"))
+    assert publish(first, clauses[:3]).splitlines()[2].startswith(clauses[2].id)
+
+
+def test_ids_are_literals() -> None:
+    """Steps: read the id of every clause in the source. Verify: it stands there, letter by letter."""
+    text = "".join(f.read_text(encoding="utf-8") for f in (PROJECT / "harness/spec/clauses").glob("*.py"))
+    assert [c.id for c in all_clauses() if text.count(f'"{c.id}"') != 1] == []
 
 
 def test_the_chapter_has_at_least_70_clauses() -> None:
