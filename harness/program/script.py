@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.spec.arcs import State
 
-__all__ = ["FEATURE_GET", "FEATURE_PROBE", "FEATURE_SET", "Script"]
+__all__ = ["FEATURE_GET", "FEATURE_PROBE", "FEATURE_SET", "Claim", "Guard", "Script", "succeeded"]
 
 FEATURE_GET, FEATURE_SET, FEATURE_PROBE = 1 << 16, 1 << 17, 1 << 18
 Ref = Mapping[str, Any]
@@ -16,6 +16,27 @@ _HANG_MS = 12_000
 """Deadline of a program that may hang: far more than any of them takes."""
 _BUSY_MS = 8_000
 """CPU time of such a program that only a loop without end can use: thousands of times what it needs."""
+
+
+Guard = tuple[int, str, str, Any]
+"""A condition of a claim: operation, field, comparison, value."""
+
+
+def succeeded(op: int) -> Guard:
+    """The condition that the operation returned without an error."""
+    return (op, "errno", "==", 0)
+
+
+class Claim:
+    """One claim of a program; `data` is what the oracle reads."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+    def when(self, *guards: Guard) -> Claim:
+        """Count the claim only where all of these hold.  Gives itself."""
+        self.data["when"] += [[Script.ref(op, field), compare, value] for op, field, compare, value in guards]
+        return self
 
 
 class Script:
@@ -95,29 +116,62 @@ class Script:
         """A field of an operation's trace record, as a term of a claim."""
         return {"op": index, "field": field}
 
-    def claim(
-        self,
-        clause: str,
-        index: int,
-        field: str,
-        compare: str,
-        value: Any,
-        expected: str,
-        when: Sequence[tuple[int, str, str, Any]] = (),
-    ) -> None:
-        """Claim `trace[index].field compare value`; counted only where all of `when` hold.
+    # -- claims: each is a sentence about one operation; the words say what is expected
+    def succeeds(self, clause: str, op: int, expected: str) -> Claim:
+        """The operation returns without an error."""
+        return self._claim(clause, op, "errno", "==", 0, expected)
 
-        `value` is a plain value or a `ref`; `compare` is one of == != < <= > >= in, not in, contains, or
-        lacks (a regular expression that must not be found).
-        """
-        self._claims.append(
+    def is_refused(self, clause: str, op: int, *errnos: int, expected: str) -> Claim:
+        """The operation fails, with one of these errors where some are given."""
+        if not errnos:
+            return self._claim(clause, op, "errno", "!=", 0, expected)
+        if len(errnos) == 1:
+            return self._claim(clause, op, "errno", "==", errnos[0], expected)
+        return self._claim(clause, op, "errno", "in", list(errnos), expected)
+
+    def equals(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
+        """The field is the value, which may be a `ref` to another operation's."""
+        return self._claim(clause, op, field, "==", value, expected)
+
+    def differs(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
+        """The field is not the value."""
+        return self._claim(clause, op, field, "!=", value, expected)
+
+    def is_one_of(self, clause: str, op: int, field: str, values: Any, expected: str) -> Claim:
+        """The field is one of the values."""
+        return self._claim(clause, op, field, "in", values, expected)
+
+    def contains(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
+        """The field has the value in it."""
+        return self._claim(clause, op, field, "contains", value, expected)
+
+    def lacks(self, clause: str, op: int, field: str, pattern: str, expected: str) -> Claim:
+        """The field has nothing that the regular expression finds."""
+        return self._claim(clause, op, field, "lacks", pattern, expected)
+
+    def at_least(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
+        """The field is the value or more."""
+        return self._claim(clause, op, field, ">=", value, expected)
+
+    def at_most(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
+        """The field is the value or less."""
+        return self._claim(clause, op, field, "<=", value, expected)
+
+    def exceeds(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
+        """The field is more than the value."""
+        return self._claim(clause, op, field, ">", value, expected)
+
+    def _claim(self, clause: str, op: int, field: str, compare: str, value: Any, expected: str) -> Claim:
+        claim = Claim(
             {
                 "clause": clause,
-                "test": [self.ref(index, field), compare, value],
+                "test": [self.ref(op, field), compare, value],
                 "expected": expected,
-                "when": [[self.ref(i, f), c, v] for i, f, c, v in when],
+                "when": [],
             }
         )
+        self._claims.append(claim.data)
+        return claim
 
     def thread(self, name: str, ops: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Add a thread that runs beside the main one."""

@@ -88,12 +88,12 @@ def _program(way: _Way, number: int) -> Script:
                 s.op("pwrite", fd="nth", off=0, hex=b"0".hex())
                 failed = [(first, "errno", "!=", 0)]
                 again = s.op(name, **args)
-                s.claim("ACC-160", again, "errno", "==", 0, "it succeeds when it is repeated", failed)
+                s.succeeds("ACC-160", again, "it succeeds when it is repeated").when(*failed)
                 for undo, undone in back:
                     s.op(undo, **undone)
             if not back:
                 continue
         index = s.op(name, **args)
         words = "it succeeds after what was repeated" if place >= number else "nothing is left of others"
-        s.claim("ACC-160", index, "errno", "==", 0, words)
+        s.succeeds("ACC-160", index, words)
     return s

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import FEATURE_GET, FEATURE_SET, Script
+from harness.program.script import FEATURE_GET, FEATURE_SET, Script, succeeded
 from harness.uapi import vfio
 
 When = list[tuple[int, str, str, object]]
@@ -37,13 +37,13 @@ class _Pair(Script):
 
     def refused(self, clause: str, index: int, words: str, when: When) -> None:
         """Claim that an attempt failed."""
-        self.claim(clause, index, "errno", "!=", 0, words, when)
+        self.is_refused(clause, index, expected=words).when(*when)
 
     def works(self, clause: str, index: int, slot: str, words: str, when: When) -> None:
         """Claim that a binding succeeded, and that the device answers."""
-        self.claim(clause, index, "errno", "==", 0, words, when)
+        self.succeeds(clause, index, words).when(*when)
         info = self.op("device_info", fd=slot)
-        self.claim(clause, info, "errno", "==", 0, "the device answers", [*when, (index, "errno", "==", 0)])
+        self.succeeds(clause, info, "the device answers").when(*when, succeeded(index))
 
 
 @experiment("ACC-140", "ACC-141", "ACC-142", "ACC-146", "ACC-147", "ACC-149", own_open=True)
@@ -55,7 +55,7 @@ def a_vf_opens_for_the_token_of_its_pf(subject: Subject) -> Iterator[Script]:
     asked = script.op("feature", fd=owner, flags=FEATURE_GET | _FEATURE, payload="00" * 16)
     script.refused("ACC-146", asked, "the token cannot be read", there)
     was_set = script.set_token(owner, one)
-    script.claim("ACC-146", was_set, "errno", "==", 0, "the token is set", there)
+    script.succeeds("ACC-146", was_set, "the token is set").when(*there)
     if not subject.has("bind_token"):  # older kernels ask for tokens only where a group gives the device
         yield script
         return

@@ -28,36 +28,48 @@ _SHIFT = 40
 def infos_check_their_structs(subject: Subject) -> Iterator[Bench]:
     caps = subject.capabilities
     b = Bench(subject)
-    b.works("DEV-001", b.op("device_info", fd="d"), "GET_INFO succeeds")
+    b.succeeds("DEV-001", b.op("device_info", fd="d"), "GET_INFO succeeds")
     for argsz in (16, 20, 24, 64, 4096):
-        b.works("DEV-001", b.op("device_info", fd="d", argsz=argsz), f"GET_INFO with argsz {argsz} succeeds")
+        b.succeeds(
+            "DEV-001", b.op("device_info", fd="d", argsz=argsz), f"GET_INFO with argsz {argsz} succeeds"
+        )
     for argsz in (0, 4, 8, 12, 15):
-        b.refused("DEV-002", b.op("device_info", fd="d", argsz=argsz), f"GET_INFO with argsz {argsz} fails")
+        b.is_refused(
+            "DEV-002", b.op("device_info", fd="d", argsz=argsz), expected=f"GET_INFO with argsz {argsz} fails"
+        )
     regions, irqs = int(caps["num_regions"]), int(caps["num_irqs"])
     known = {int(r["index"]): r for r in caps["regions"]}
     for index in range(min(regions, 32)):
         i = b.op("region_info", fd="d", index=index)
         if caps.get("pci_api") and index <= CONFIG:
-            b.works("DEV-010", i, f"GET_REGION_INFO of index {index} succeeds")
+            b.succeeds("DEV-010", i, f"GET_REGION_INFO of index {index} succeeds")
         if index in known:
             for field in ("size", "offset", "flags"):
-                b.claim("DEV-016", i, field, "==", known[index][field], f"the same {field} as before")
+                b.equals("DEV-016", i, field, known[index][field], f"the same {field} as before")
     for far in _FAR:
         i = b.op("region_info", fd="d", index=min(regions - 1 + far, 0xFFFFFFFF))
-        b.refused("DEV-011", i, f"there is no region {regions - 1 + far}")
+        b.is_refused("DEV-011", i, expected=f"there is no region {regions - 1 + far}")
         i = b.op("irq_info", fd="d", index=min(irqs - 1 + far, 0xFFFFFFFF))
-        b.refused("DEV-061", i, f"there is no interrupt index {irqs - 1 + far}")
+        b.is_refused("DEV-061", i, expected=f"there is no interrupt index {irqs - 1 + far}")
     shown = int(subject.capabilities.get("plane_region") or 0) - 1
     if shown >= regions:
-        b.refused("DEV-011", b.op("region_info", fd="d", index=shown), f"there is no region {shown}")
+        b.is_refused(
+            "DEV-011", b.op("region_info", fd="d", index=shown), expected=f"there is no region {shown}"
+        )
     for argsz in (0, 8, 16, 31):
-        b.refused("DEV-012", b.op("region_info", fd="d", index=0, argsz=argsz), f"argsz {argsz} is too short")
+        b.is_refused(
+            "DEV-012",
+            b.op("region_info", fd="d", index=0, argsz=argsz),
+            expected=f"argsz {argsz} is too short",
+        )
     for argsz in (0, 8, 15):
-        b.refused("DEV-062", b.op("irq_info", fd="d", index=0, argsz=argsz), f"argsz {argsz} is too short")
+        b.is_refused(
+            "DEV-062", b.op("irq_info", fd="d", index=0, argsz=argsz), expected=f"argsz {argsz} is too short"
+        )
     for index in range(min(irqs, 32)):
         i = b.op("irq_info", fd="d", index=index)
         if caps.get("pci_api") and index < 3:
-            b.works("DEV-060", i, f"GET_IRQ_INFO of index {index} succeeds")
+            b.succeeds("DEV-060", i, f"GET_IRQ_INFO of index {index} succeeds")
     yield b
 
 
@@ -69,19 +81,19 @@ def infos_are_the_same_after_use(subject: Subject) -> Iterator[Bench]:
     for region in b.regions:
         i = b.op("region_info", fd="d", index=region["index"])
         for field in ("size", "offset", "flags", "caps_hex"):
-            b.claim("DEV-016", i, field, "==", region[field], f"the same {field} as before")
+            b.equals("DEV-016", i, field, region[field], f"the same {field} as before")
         if region.get("caps_hex"):
             needed = 32 + len(region["caps_hex"]) // 2
             for argsz in (32, needed - 1):
                 i = b.op("region_info", fd="d", index=region["index"], argsz=argsz)
-                b.works("DEV-006", i, f"argsz {argsz} is no error")
-                b.claim("DEV-006", i, "cap_offset", "==", 0, "no chain")
-                b.claim("DEV-006", i, "argsz", "==", needed, f"argsz {needed} is said to be needed")
-                b.claim("DEV-006", i, "flags", "==", region["flags"], "the flags all the same")
+                b.succeeds("DEV-006", i, f"argsz {argsz} is no error")
+                b.equals("DEV-006", i, "cap_offset", 0, "no chain")
+                b.equals("DEV-006", i, "argsz", needed, f"argsz {needed} is said to be needed")
+                b.equals("DEV-006", i, "flags", region["flags"], "the flags all the same")
     for irq in subject.capabilities.get("irqs") or ():
         i = b.op("irq_info", fd="d", index=irq["index"])
         for field in ("count", "flags"):
-            b.claim("DEV-016", i, field, "==", irq[field], f"the same {field} as before")
+            b.equals("DEV-016", i, field, irq[field], f"the same {field} as before")
     yield b
 
 
@@ -91,16 +103,16 @@ def regions_lie_apart(subject: Subject) -> Iterator[Bench]:
     end, last = 0, -1
     for region in sorted((r for r in b.regions if r["size"]), key=lambda r: int(r["offset"])):
         i = b.op("region_info", fd="d", index=region["index"])
-        b.claim("DEV-014", i, "offset", ">=", end, f"region {region['index']} begins behind region {last}")
+        b.at_least("DEV-014", i, "offset", end, f"region {region['index']} begins behind region {last}")
         end, last = int(region["offset"]) + int(region["size"]), int(region["index"])
     if subject.has("pci_api"):
         i = b.op("region_info", fd="d", index=CONFIG)
-        b.claim("DEV-015", i, "size", "in", [256, 4096], "256 or 4096 bytes")
-        b.claim("DEV-015", i, "flags", "in", [3, 7, 11, 15], "READ and WRITE")
+        b.is_one_of("DEV-015", i, "size", [256, 4096], "256 or 4096 bytes")
+        b.is_one_of("DEV-015", i, "flags", [3, 7, 11, 15], "READ and WRITE")
     for region in b.regions:
         if region["size"] and not region["flags"] & _WRITE:
             i = b.op("pwrite", fd="d", off=region["offset"], hex="00000000")
-            b.refused("DEV-026", i, f"region {region['index']} has no WRITE flag")
+            b.is_refused("DEV-026", i, expected=f"region {region['index']} has no WRITE flag")
     yield b
 
 
@@ -122,10 +134,10 @@ def accesses_stay_inside_their_region(subject: Subject) -> Generator[Bench, Judg
         if flags & _READ and _quiet(subject, index):
             width = 4 if size >= 4 else 1
             i = b.read(index, 0, width)
-            b.claim("DEV-025", i, "n", "==", width, f"{width} bytes from region {index}")
+            b.equals("DEV-025", i, "n", width, f"{width} bytes from region {index}")
             if _nobodys(b, offset + size):  # else it is the next region's
                 i = b.op("pread", fd="d", off=offset + size - min(size, 2), n=4)
-                b.claim("DEV-028", i, "ret", "<=", min(size, 2), "no more than is left of the region")
+                b.at_most("DEV-028", i, "ret", min(size, 2), "no more than is left of the region")
         for beyond in (0, 4):
             if _nobodys(b, offset + size + beyond):
                 _no_data(b, "DEV-028", offset + size + beyond, "from behind a region")
@@ -160,12 +172,12 @@ def _not_tried(subject: Subject, why: str) -> None:
 
 
 def _no_data(b: Bench, clause: str, off: int, words: str) -> None:
-    b.claim(clause, b.op("pread", fd="d", off=off, n=4), "ret", "<=", 0, f"no data {words}")
+    b.at_most(clause, b.op("pread", fd="d", off=off, n=4), "ret", 0, f"no data {words}")
 
 
 def _takes_none(b: Bench, clause: str, off: int, words: str) -> None:
     i = b.op("pwrite", fd="d", off=off, hex="00000000")
-    b.claim(clause, i, "ret", "<=", 0, f"nothing is taken {words}")
+    b.at_most(clause, i, "ret", 0, f"nothing is taken {words}")
 
 
 def _far_places(b: Bench) -> Iterator[tuple[str, int, str]]:
@@ -203,15 +215,17 @@ def what_can_be_mapped_is_what_the_region_says(subject: Subject) -> Iterator[Ben
         index, size, flags = (int(region[k]) for k in ("index", "size", "flags"))
         if not flags & _MMAP:
             i = b.op("mmap", fd="d", off=region["offset"], n=_PAGE, out=f"none{index}")
-            b.refused("DEV-019", i, f"region {index} has no MMAP flag")
+            b.is_refused("DEV-019", i, expected=f"region {index} has no MMAP flag")
             continue
         for number, (off, length) in enumerate(_areas(region)):
             i = b.op("mmap", fd="d", region=index, off=off, n=min(length, 1 << 20), out=f"m{index}_{number}")
-            b.works("DEV-018", i, f"{length} bytes at {off:#x} of region {index} can be mapped")
+            b.succeeds("DEV-018", i, f"{length} bytes at {off:#x} of region {index} can be mapped")
         for off, length in ((-(-size // _PAGE) * _PAGE, _PAGE), (0, -(-size // _PAGE) * _PAGE + _PAGE)):
             if length <= 1 << 25:
                 i = b.op("mmap", fd="d", region=index, off=off, n=length, out=f"far{index}")
-                b.refused("DEV-020", i, f"{length} bytes at {off:#x} of the {size} of region {index}")
+                b.is_refused(
+                    "DEV-020", i, expected=f"{length} bytes at {off:#x} of the {size} of region {index}"
+                )
     yield b
 
 
@@ -240,10 +254,9 @@ def read_write_and_mmap_agree(subject: Subject) -> Iterator[Bench]:
                 before = b.read(index, off + at)
                 mapped = b.op("mem_read", mem=f"m{index}_{number}", off=at, n=4, width=4)
                 after = b.read(index, off + at)
-                b.claim(
-                    "DEV-032", mapped, "hex", "==", b.ref(before, "hex"), "the same through the mapping",
-                    [(before, "hex", "==", b.ref(after, "hex"))],
-                )  # fmt: skip
+                b.equals("DEV-032", mapped, "hex", b.ref(before, "hex"), "the same through the mapping").when(
+                    (before, "hex", "==", b.ref(after, "hex"))
+                )
         if _is_memory(subject, index):
             _writes_agree(b, index, region)
     if scratch:
@@ -263,11 +276,11 @@ def _writes_agree(b: Bench, index: int, region: dict[str, Any]) -> None:
         data = b.subject.rng.randbytes(64).hex()
         b.op("mem_write", mem=f"m{index}_{number}", off=64, hex=data)
         i = b.op("region_read", fd="d", region=index, off=off + 64, n=64)
-        b.claim("DEV-032", i, "hex", "==", data, "what was written through the mapping is read")
+        b.equals("DEV-032", i, "hex", data, "what was written through the mapping is read")
         data = b.subject.rng.randbytes(64).hex()
         b.op("region_write", fd="d", region=index, off=off + 128, hex=data)
         i = b.op("mem_read", mem=f"m{index}_{number}", off=128, n=64)
-        b.claim("DEV-032", i, "hex", "==", data, "what was written is read through the mapping")
+        b.equals("DEV-032", i, "hex", data, "what was written is read through the mapping")
 
 
 def _keeps(b: Bench, scratch: dict[str, Any], value: int) -> None:
@@ -275,7 +288,7 @@ def _keeps(b: Bench, scratch: dict[str, Any], value: int) -> None:
     b.write(scratch["region"], scratch["off"], value)
     i = b.read(scratch["region"], scratch["off"])
     kept = ~value if scratch["inverted"] else value
-    b.claim("DEV-033", i, "hex", "==", le(kept, 4), f"{value:#x} is kept")
+    b.equals("DEV-033", i, "hex", le(kept, 4), f"{value:#x} is kept")
 
 
 @experiment("DEV-034", own_open=True)
@@ -297,8 +310,7 @@ def an_empty_receiver_gives_the_same_whatever_was_done_before(subject: Subject) 
             # A read of something else right before, whose value could have been left somewhere.
             b.op("pread", fd="d", off=places[CONFIG] + 4 * number, n=n)
             again = b.op("pread", fd="d", off=places[0], n=n)
-            b.claim(
-                "DEV-034", again, "hex", "==", b.ref(first, "hex"), "what the empty receiver gave before",
-                [(status, "hex", "in", [le(v, 1) for v in range(0, 256, 2)])],
-            )  # fmt: skip
+            b.equals(
+                "DEV-034", again, "hex", b.ref(first, "hex"), "what the empty receiver gave before"
+            ).when((status, "hex", "in", [le(v, 1) for v in range(0, 256, 2)]))
     yield b

@@ -50,9 +50,9 @@ def _send(b: Bench, port: int, data: bytes) -> None:
 def _receive(b: Bench, port: int, data: bytes, clause: str, words: str) -> None:
     for value in data:
         ready = b.read(port, _LSR, 1)
-        b.claim("DEV-132", ready, "hex", "in", _ODD, "data ready while there is some")
+        b.is_one_of("DEV-132", ready, "hex", _ODD, "data ready while there is some")
         i = b.read(port, _DATA, 1)
-        b.claim(clause, i, "hex", "==", le(value, 1), words)
+        b.equals(clause, i, "hex", le(value, 1), words)
 
 
 @experiment("DEV-130", "DEV-131", own_open=True)
@@ -68,7 +68,7 @@ def registers_of_a_16550_keep_what_is_written(subject: Subject) -> Iterator[Benc
             for value in values:
                 b.write(port, register, value, 1)
                 i = b.read(port, register, 1)
-                b.claim("DEV-130", i, "hex", "==", le(value, 1), f"register {register} keeps {value:#x}")
+                b.equals("DEV-130", i, "hex", le(value, 1), f"register {register} keeps {value:#x}")
         yield b
         b = _quiet(subject, port)
         b.write(port, _LCR, _DLAB | 3, 1)
@@ -76,15 +76,11 @@ def registers_of_a_16550_keep_what_is_written(subject: Subject) -> Iterator[Benc
             b.write(port, _DATA, divisor & 0xFF, 1)
             b.write(port, _IER, divisor >> 8, 1)
             low, high = b.read(port, _DATA, 1), b.read(port, _IER, 1)
-            b.claim(
-                "DEV-131", low, "hex", "==", le(divisor & 0xFF, 1), f"the divisor's low byte of {divisor:#x}"
-            )
-            b.claim(
-                "DEV-131", high, "hex", "==", le(divisor >> 8, 1), f"the divisor's high byte of {divisor:#x}"
-            )
+            b.equals("DEV-131", low, "hex", le(divisor & 0xFF, 1), f"the divisor's low byte of {divisor:#x}")
+            b.equals("DEV-131", high, "hex", le(divisor >> 8, 1), f"the divisor's high byte of {divisor:#x}")
         b.write(port, _LCR, 3, 1)
         i = b.read(port, _IER, 1)
-        b.claim("DEV-131", i, "hex", "==", "00", "the latch is not the register behind it")
+        b.equals("DEV-131", i, "hex", "00", "the latch is not the register behind it")
         yield b
 
 
@@ -95,20 +91,20 @@ def a_16550_in_loopback_receives_what_it_sends(subject: Subject) -> Iterator[Ben
             b = _quiet(subject, port)
             data = subject.rng.randbytes(number)
             i = b.read(port, _LSR, 1)
-            b.claim("DEV-132", i, "hex", "in", _EVEN, "no data ready")
+            b.is_one_of("DEV-132", i, "hex", _EVEN, "no data ready")
             _send(b, port, data)
             _receive(b, port, data, "DEV-132", "what was sent, in order")
             i = b.read(port, _LSR, 1)
-            b.claim("DEV-132", i, "hex", "in", _EVEN, "no data ready any more")
+            b.is_one_of("DEV-132", i, "hex", _EVEN, "no data ready any more")
             yield b
         b = _quiet(subject, port)
         data = subject.rng.randbytes(_FIFO)
         _send(b, port, data)
         i = b.read(port, _LSR, 1)
-        b.claim("DEV-133", i, "hex", "in", [le(v, 1) for v in range(256) if not v & 2], "no overrun")
+        b.is_one_of("DEV-133", i, "hex", [le(v, 1) for v in range(256) if not v & 2], "no overrun")
         _send(b, port, b"\x55\xaa")
         i = b.read(port, _LSR, 1)
-        b.claim("DEV-133", i, "hex", "in", [le(v, 1) for v in range(256) if v & 2], "overrun")
+        b.is_one_of("DEV-133", i, "hex", [le(v, 1) for v in range(256) if v & 2], "overrun")
         _receive(b, port, data, "DEV-133", "what was there before the overrun")
         b.write(port, _FCR, 7, 1)
         yield b
@@ -147,7 +143,7 @@ def a_16550_interrupts_for_what_is_enabled(subject: Subject) -> Iterator[Bench]:
         _send(b, port, bytes(_FIFO + 1))
         b.write(port, _MCR, _LOOP | _OUT2 | _RTS, 1)
         i = b.read(port, _IIR, 1)
-        b.claim("DEV-135", i, "hex", "in", _ODD, "no interrupt is pending where none is enabled")
+        b.is_one_of("DEV-135", i, "hex", _ODD, "no interrupt is pending where none is enabled")
         b.silent("DEV-135", "e", "no interrupt is enabled")
         b.write(port, _FCR, 7, 1)
         yield b
@@ -157,7 +153,7 @@ def _armed(subject: Subject, port: int, sources: int) -> Bench:
     b = _quiet(subject, port)
     b.eventfd("e")
     b.op("irq_info", fd="d", index=INTX)
-    b.works("DEV-134", b.trigger_fds(INTX, 0, ["e"]), "an eventfd for INTx")
+    b.succeeds("DEV-134", b.trigger_fds(INTX, 0, ["e"]), "an eventfd for INTx")
     b.write(port, _MCR, _LOOP | _OUT2, 1)
     b.write(port, _IER, sources, 1)
     b.op("eventfd_read", fd="e")  # enabling may have told of what was there
@@ -168,5 +164,5 @@ def _armed(subject: Subject, port: int, sources: int) -> Bench:
 def _identified(b: Bench, port: int, source: int) -> None:
     i = b.read(port, _IIR, 1)
     wanted = [le(high << 4 | _PENDING[source], 1) for high in range(16)]
-    b.claim("DEV-134", i, "hex", "in", wanted, f"the interrupt is identified as {_PENDING[source]}")
+    b.is_one_of("DEV-134", i, "hex", wanted, f"the interrupt is identified as {_PENDING[source]}")
     b.write(port, _FCR, 7, 1)

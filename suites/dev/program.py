@@ -51,17 +51,9 @@ class Bench(Script):
         return [dict(r) for r in self.subject.capabilities.get("regions") or ()]
 
     # -- claims
-    def works(self, clause: str, index: int, words: str, *when: tuple[int, str, str, Any]) -> None:
-        """Claim that the operation succeeds."""
-        self.claim(clause, index, "errno", "==", 0, words, list(when))
-
-    def refused(self, clause: str, index: int, words: str, *when: tuple[int, str, str, Any]) -> None:
-        """Claim that the operation fails."""
-        self.claim(clause, index, "errno", "!=", 0, words, list(when))
-
     def alive(self, clause: str, words: str) -> None:
         """Claim that the device answers."""
-        self.works(clause, self.op("device_info", fd="d"), f"the device answers {words}")
+        self.succeeds(clause, self.op("device_info", fd="d"), f"the device answers {words}")
 
     # -- registers
     def read(self, region: int, off: int, n: int = 4) -> int:
@@ -114,13 +106,13 @@ class Bench(Script):
     def signalled(self, clause: str, fd: str, words: str, *when: tuple[int, str, str, Any]) -> int:
         """Claim that the eventfd is signalled, which may take a while."""
         i = self.op("eventfd_read", fd=fd, timeout_ms=_SIGNAL_MS)
-        self.works(clause, i, words, *when)
+        self.succeeds(clause, i, words).when(*when)
         return i
 
     def silent(self, clause: str, fd: str, words: str, *when: tuple[int, str, str, Any]) -> int:
         """Claim that the eventfd is not signalled."""
         i = self.op("eventfd_read", fd=fd)
-        self.claim(clause, i, "errno", "==", errno.EAGAIN, words, list(when))
+        self.is_refused(clause, i, errno.EAGAIN, expected=words).when(*when)
         return i
 
     def raises(self, key: str = "irq_source") -> int:

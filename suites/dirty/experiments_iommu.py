@@ -8,7 +8,7 @@ from typing import Any
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import MOCK_FLAGS_DEVICE_NO_DIRTY
 from suites.dirty.tracked_table import MEMORY_BYTES, MockDirtier, TrackedTable, iommu
@@ -31,9 +31,9 @@ def a_table_with_tracking_is_allocated_attached_and_switched(subject: Subject) -
     ops = table.script.to_json()["threads"][0]["ops"]
     for index, (name, args) in enumerate(ops):
         if name == "iommu" and args["cmd"] in ("IOMMU_HWPT_ALLOC", "IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE"):
-            table.script.claim("DIRTY-100", index, "errno", "==", 0, "it is allocated and attached")
+            table.script.succeeds("DIRTY-100", index, "it is allocated and attached")
     for on in (True, True, False, False, True, False, True):
-        table.script.claim("DIRTY-103", table.track(on), "errno", "==", 0, "tracking is switched")
+        table.script.succeeds("DIRTY-103", table.track(on), "tracking is switched")
     yield table.script
 
 
@@ -48,13 +48,13 @@ def a_device_without_tracking_gets_no_tracked_table(subject: Subject) -> Iterato
         iommu(script, "IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS", fields, outs=outs)
         refused = iommu(script, "IOMMU_HWPT_ALLOC", {"dev_id": "dev2", "pt_id": "a", "flags": _DIRTY})
         attached = iommu(script, "IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE", {"id": "std2", "pt_id": "h"})
-        script.claim("DIRTY-102", attached, "errno", "!=", 0, "the attachment is refused")
+        script.is_refused("DIRTY-102", attached, expected="the attachment is refused")
     elif subject.has("hwpt_refuses_dirty"):
         _bound(script)
         refused = iommu(script, "IOMMU_HWPT_ALLOC", {"dev_id": "dev", "pt_id": "a", "flags": _DIRTY})
     else:
         return
-    script.claim("DIRTY-101", refused, "errno", "==", _EOPNOTSUPP, "the allocation is EOPNOTSUPP")
+    script.is_refused("DIRTY-101", refused, _EOPNOTSUPP, expected="the allocation is EOPNOTSUPP")
     yield script
 
 
@@ -78,10 +78,10 @@ def a_table_without_the_flag_is_not_tracked(subject: Subject) -> Iterator[Script
         _bound(script)
     MockDirtier.table(script, "plain", flags=0)
     track = iommu(script, "IOMMU_HWPT_SET_DIRTY_TRACKING", {"hwpt_id": "plain", "flags": 1})
-    script.claim("DIRTY-104", track, "errno", "==", _EOPNOTSUPP, "switching it on is EOPNOTSUPP")
+    script.is_refused("DIRTY-104", track, _EOPNOTSUPP, expected="switching it on is EOPNOTSUPP")
     fields = {"hwpt_id": "plain", "iova": 1 << 24, "length": 4096, "page_size": 4096}
     report = iommu(script, "IOMMU_HWPT_GET_DIRTY_BITMAP", fields, bufs={"data": 8})
-    script.claim("DIRTY-104", report, "errno", "==", _EOPNOTSUPP, "a report is EOPNOTSUPP")
+    script.is_refused("DIRTY-104", report, _EOPNOTSUPP, expected="a report is EOPNOTSUPP")
     yield script
 
 
@@ -201,9 +201,9 @@ def tables_of_one_space_have_bits_of_their_own(subject: Subject) -> Iterator[Scr
     table.map(0, 8192)
     table.write(0)
     other = table.report(0, 8192, table="h2")
-    table.script.claim("DIRTY-120", other, "buf_data", "==", "00" * 8, "the other table has nothing dirty")
+    table.script.equals("DIRTY-120", other, "buf_data", "00" * 8, "the other table has nothing dirty")
     mine = table.report(0, 8192)
-    table.script.claim("DIRTY-120", mine, "buf_data", "==", "01" + "00" * 7, "its own table has the page")
+    table.script.equals("DIRTY-120", mine, "buf_data", "01" + "00" * 7, "its own table has the page")
     yield table.script
 
 
@@ -228,11 +228,9 @@ def a_bitmap_that_cannot_be_written_loses_nothing(subject: Subject) -> Iterator[
     table.map(0, 4096)
     table.write(0)
     refused = table.report(0, 4096, data=4096)
-    table.script.claim("DIRTY-127", refused, "errno", "==", _EFAULT, "the report is EFAULT")
+    table.script.is_refused("DIRTY-127", refused, _EFAULT, expected="the report is EFAULT")
     again = table.report(0, 4096)
-    table.script.claim(
-        "DIRTY-127", again, "buf_data", "==", "01" + "00" * 7, "the page is reported next time"
-    )
+    table.script.equals("DIRTY-127", again, "buf_data", "01" + "00" * 7, "the page is reported next time")
     yield table.script
 
 
@@ -247,33 +245,32 @@ def bad_arguments_of_tracking(subject: Subject) -> Iterator[Script]:
     def refused(clause: str, errno: int, **spoilt: Any) -> None:
         length, page = int(spoilt.pop("length", 65536)), int(spoilt.pop("page", 4096))
         index = table.report(int(spoilt.pop("offset", 0)), length, page, **spoilt)
-        script.claim(clause, index, "errno", "==", errno, f"the report is {errno}: {_NAMES[errno]}")
+        script.is_refused(clause, index, errno, expected=f"the report is {errno}: {_NAMES[errno]}")
 
     for bit in (1, 2, 15, 31):
         refused("DIRTY-130", _EOPNOTSUPP, flags=1 << bit)
         fields = {"hwpt_id": "h", "flags": 1 << bit}
         index = iommu(script, "IOMMU_HWPT_SET_DIRTY_TRACKING", fields)
-        script.claim("DIRTY-130", index, "errno", "==", _EOPNOTSUPP, "an unknown flag is EOPNOTSUPP")
+        script.is_refused("DIRTY-130", index, _EOPNOTSUPP, expected="an unknown flag is EOPNOTSUPP")
     refused("DIRTY-130", _EOPNOTSUPP, __reserved=1)
     index = iommu(script, "IOMMU_HWPT_SET_DIRTY_TRACKING", {"hwpt_id": "h", "flags": 1, "__reserved": 1})
-    script.claim("DIRTY-131", index, "errno", "!=", 0, "it is refused")
+    script.is_refused("DIRTY-131", index, expected="it is refused")
     refused("DIRTY-132", _ENOENT, hwpt_id=0x7FFFFFF0)
     for wrong in ("a", "dev"):
         index = table.report(0, 65536, hwpt_id=wrong)
-        script.claim("DIRTY-132", index, "errno", "in", [_ENOENT, _EINVAL], "it is ENOENT or EINVAL")
+        script.is_refused("DIRTY-132", index, _ENOENT, _EINVAL, expected="it is ENOENT or EINVAL")
         index = iommu(script, "IOMMU_HWPT_SET_DIRTY_TRACKING", {"hwpt_id": wrong, "flags": 1})
-        script.claim("DIRTY-132", index, "errno", "in", [_ENOENT, _EINVAL], "it is ENOENT or EINVAL")
+        script.is_refused("DIRTY-132", index, _ENOENT, _EINVAL, expected="it is ENOENT or EINVAL")
     refused("DIRTY-133", _EOVERFLOW, iova=(1 << 64) - 4096, length=65536)
     refused("DIRTY-134", _EINVAL, page=0)
     refused("DIRTY-134", _EINVAL, iova=table.at(0) + 1024)
     refused("DIRTY-134", _EINVAL, offset=4096, length=65536, page=65536)
     refused("DIRTY-134", _EINVAL, length=4096, page=8192)
     index = table.report(0, 49152, 12288, keep=True)
-    script.claim("DIRTY-135", index, "errno", "==", _EINVAL, "it is EINVAL", [(index, "errno", "!=", 0)])
-    script.claim(
-        "DIRTY-135", index, "buf_data", "==", "02" + "00" * 7, "the bit of the page's 12288 bytes is set",
-        [(index, "errno", "==", 0)],
-    )  # fmt: skip
+    script.is_refused("DIRTY-135", index, _EINVAL, expected="it is EINVAL").when((index, "errno", "!=", 0))
+    script.equals(
+        "DIRTY-135", index, "buf_data", "02" + "00" * 7, "the bit of the page's 12288 bytes is set"
+    ).when(succeeded(index))
     yield script
 
 

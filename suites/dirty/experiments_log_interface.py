@@ -10,7 +10,7 @@ from errno import EFAULT
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.program.pages import PAGE
-from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
+from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script, succeeded
 from harness.spec.arcs import SAVING_GROUP, S, State
 from harness.uapi import vfio
 from suites.dirty.program import LoggedScript
@@ -25,7 +25,7 @@ _GIB = 1 << 30
 def _report_refused(s: LoggedScript, clause: str, before: int) -> None:
     """Append a REPORT that must be refused as `before` was: else nothing is known of what came since."""
     refused = [(before, "errno", "!=", 0)]
-    s.claim(clause, s.report(), "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
+    s.is_refused(clause, s.report(), expected="REPORT is refused: no log is kept").when(*refused)
 
 
 @experiment("DIRTY-001", needs=("dma_logging_any",), traffic=True)
@@ -39,7 +39,7 @@ def the_three_features_come_together(subject: Subject) -> Iterator[Script]:
     for one in has:
         for other in has:
             if one != other:
-                s.claim("DIRTY-001", other, "errno", "==", 0, "declared too", when=[(one, "errno", "==", 0)])
+                s.succeeds("DIRTY-001", other, "declared too").when(succeeded(one))
     yield s
 
 
@@ -49,9 +49,9 @@ def methods_that_a_feature_lacks_are_refused(subject: Subject) -> Iterator[Scrip
     s = LoggedScript(subject)
     for feature, way in ((_START, FEATURE_GET), (_STOP, FEATURE_GET), (_REPORT, FEATURE_SET)):
         index = s.op("feature", fd="d", flags=FEATURE_PROBE | way | feature)
-        s.claim("DIRTY-002", index, "errno", "!=", 0, "PROBE is refused")
+        s.is_refused("DIRTY-002", index, expected="PROBE is refused")
         index = s.op("feature", fd="d", flags=way | feature, payload="00" * 32)
-        s.claim("DIRTY-005", index, "errno", "!=", 0, "the request is refused")
+        s.is_refused("DIRTY-005", index, expected="the request is refused")
     yield s.finish()
 
 
@@ -68,7 +68,7 @@ def probe_changes_nothing_of_the_log(subject: Subject) -> Iterator[Script]:
     s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_SET | _STOP)
     s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_GET | _REPORT)
     index = s.report()
-    s.claim("DIRTY-003", index, "errno", "==", 0, "the log is still kept", when=[(started, "errno", "==", 0)])
+    s.succeeds("DIRTY-003", index, "the log is still kept").when(succeeded(started))
     yield s.finish()
 
 
@@ -85,24 +85,24 @@ def the_size_of_the_argument_is_respected(subject: Subject) -> Iterator[Script]:
             "feature", fd="d", flags=FEATURE_SET | _START, payload=control, argsz=8 + size,
             ptrs=[[16, "ranges", 0]],
         )  # fmt: skip
-        s.claim("DIRTY-004", index, "errno", "!=", 0, "START is refused: argsz does not hold the data")
+        s.is_refused("DIRTY-004", index, expected="START is refused: argsz does not hold the data")
     larger = s.op(
         "feature", fd="d", flags=FEATURE_SET | _START, payload=control, argsz=48, ptrs=[[16, "ranges", 0]]
     )
-    s.claim("DIRTY-006", larger, "errno", "==", 0, "START succeeds")
+    s.succeeds("DIRTY-006", larger, "START succeeds")
     ask = struct.pack("=QQQQ", s.base, s.bytes, PAGE, 0).hex()
     for size in (0, 31):
         index = s.op(
             "feature", fd="d", flags=FEATURE_GET | _REPORT, payload=ask, argsz=8 + size,
             ptrs=[[24, "bitmap", 0]],
         )  # fmt: skip
-        s.claim("DIRTY-004", index, "errno", "!=", 0, "REPORT is refused: argsz does not hold the data")
+        s.is_refused("DIRTY-004", index, expected="REPORT is refused: argsz does not hold the data")
     index = s.op(
         "feature", fd="d", flags=FEATURE_GET | _REPORT, payload=ask, argsz=64, ptrs=[[24, "bitmap", 0]]
     )
-    s.claim("DIRTY-006", index, "errno", "==", 0, "REPORT succeeds", when=[(larger, "errno", "==", 0)])
+    s.succeeds("DIRTY-006", index, "REPORT succeeds").when(succeeded(larger))
     index = s.op("feature", fd="d", flags=FEATURE_SET | _STOP, payload="00" * 16, argsz=24)
-    s.claim("DIRTY-006", index, "errno", "==", 0, "STOP succeeds", when=[(larger, "errno", "==", 0)])
+    s.succeeds("DIRTY-006", index, "STOP succeeds").when(succeeded(larger))
     yield s.finish()
 
 
@@ -116,7 +116,7 @@ def a_log_is_started_asked_and_stopped_again_and_again(subject: Subject) -> Iter
     for turn in range(5):
         started = s.start()
         if turn:
-            s.claim("DIRTY-042", started, "errno", "==", 0, "START after STOP succeeds")
+            s.succeeds("DIRTY-042", started, "START after STOP succeeds")
         s.report()
         s.report(s.at(3), 2 * PAGE)
         s.stop()
@@ -140,11 +140,11 @@ def _still_usable(s: LoggedScript) -> None:
     """Whatever the last START did: the device can be stopped, started, asked and stopped."""
     s.stop()
     started = s.start()
-    s.claim("DIRTY-021", started, "errno", "==", 0, "START succeeds afterwards")
+    s.succeeds("DIRTY-021", started, "START succeeds afterwards")
     asked = s.report()
-    s.claim("DIRTY-021", asked, "errno", "==", 0, "REPORT succeeds afterwards")
+    s.succeeds("DIRTY-021", asked, "REPORT succeeds afterwards")
     ended = s.stop()
-    s.claim("DIRTY-021", ended, "errno", "==", 0, "STOP succeeds afterwards")
+    s.succeeds("DIRTY-021", ended, "STOP succeeds afterwards")
 
 
 @experiment("DIRTY-012", "DIRTY-013", needs=("dma_logging",), traffic=True)
@@ -187,22 +187,22 @@ def a_start_that_fails_leaves_no_log(subject: Subject) -> Iterator[Script]:
         s = LoggedScript(subject)
         before = s.report()
         index = s.start(*ranges, page_size=size, **more)
-        s.claim(clause, index, "errno", "!=", 0, "START is refused")
+        s.is_refused(clause, index, expected="START is refused")
         refused = [(index, "errno", "!=", 0)]
         neither = [*refused, (before, "errno", "!=", 0)]
         asked = s.report()
-        s.claim("DIRTY-014", asked, "errno", "!=", 0, "REPORT is refused: no log is kept", when=neither)
+        s.is_refused("DIRTY-014", asked, expected="REPORT is refused: no log is kept").when(*neither)
         again = s.start()
-        s.claim("DIRTY-014", again, "errno", "==", 0, "another START succeeds", when=refused)
+        s.succeeds("DIRTY-014", again, "another START succeeds").when(*refused)
         yield s.finish()
     s = LoggedScript(subject)
     before = s.report()
     control = struct.pack("=QIIQ", PAGE, 1, 0, _NOBODYS_ADDRESS).hex()
     index = s.op("feature", fd="d", flags=FEATURE_SET | _START, payload=control)
-    s.claim("DIRTY-022", index, "errno", "==", EFAULT, "START is refused with EFAULT")
+    s.is_refused("DIRTY-022", index, EFAULT, expected="START is refused with EFAULT")
     _report_refused(s, "DIRTY-014", before)
     again = s.start()
-    s.claim("DIRTY-014", again, "errno", "==", 0, "another START succeeds")
+    s.succeeds("DIRTY-014", again, "another START succeeds")
     yield s.finish()
 
 
@@ -213,7 +213,7 @@ def hints_of_any_size_are_taken(subject: Subject) -> Iterator[Script]:
         s = LoggedScript(subject, base=_GIB if subject.capabilities.get("engine") != "edu" else 1 << 24)
         base = -(-s.base // size) * size
         index = s.start((base, max(size, 1 << 21)), page_size=size)
-        s.claim("DIRTY-015", index, "errno", "==", 0, "START succeeds")
+        s.succeeds("DIRTY-015", index, "START succeeds")
         yield s.finish()
 
 
@@ -238,7 +238,7 @@ def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
         started = s.start(*ranges, page_size=size, **more)
         asked = s.report(ranges[0][0], PAGE)
         refused = [(n, "errno", "!=", 0) for n in (started, before)]
-        s.claim("DIRTY-014", asked, "errno", "!=", 0, "REPORT is refused: no log is kept", when=refused)
+        s.is_refused("DIRTY-014", asked, expected="REPORT is refused: no log is kept").when(*refused)
         _still_usable(s)
         yield s.finish()
 
@@ -252,12 +252,12 @@ def reports_nobody_foresaw_are_refused_or_harmless(subject: Subject) -> Iterator
         index = s.op(
             "dma_logging_report", fd="d", iova=s.base, length=s.bytes, page_size=size, bitmap_bytes=512
         )
-        s.claim("DIRTY-050", index, "errno", "!=", 0, f"REPORT in pages of {size} bytes is refused")
+        s.is_refused("DIRTY-050", index, expected=f"REPORT in pages of {size} bytes is refused")
     for iova, length in (((1 << 64) - PAGE, 2 * PAGE), (s.base, (1 << 64) - PAGE)):
         index = s.op(
             "dma_logging_report", fd="d", iova=iova, length=length, page_size=1 << 62, bitmap_bytes=512
         )
-        s.claim("DIRTY-051", index, "errno", "!=", 0, "REPORT past 2^64 is refused")
+        s.is_refused("DIRTY-051", index, expected="REPORT past 2^64 is refused")
     s.op("dma_logging_report", fd="d", iova=s.base, length=0, page_size=PAGE, bitmap_bytes=512)
     _still_usable(s)
     yield s.finish()
@@ -271,11 +271,11 @@ def stop_and_report_without_a_log_do_no_harm(subject: Subject) -> Iterator[Scrip
         s.stop()
         s.report()
     started = s.start()
-    s.claim("DIRTY-059", started, "errno", "==", 0, "START succeeds")
+    s.succeeds("DIRTY-059", started, "START succeeds")
     for _ in range(2):
         s.stop()
     started = s.start()
-    s.claim("DIRTY-059", started, "errno", "==", 0, "START succeeds")
+    s.succeeds("DIRTY-059", started, "START succeeds")
     yield s.finish()
 
 
@@ -311,12 +311,12 @@ def the_log_works_in_every_state(subject: Subject) -> Iterator[Script]:
         s = LoggedScript(subject)
         _reach(s, state)
         started = s.start()
-        s.claim("DIRTY-049", started, "errno", "==", 0, f"START succeeds in {state.name}")
+        s.succeeds("DIRTY-049", started, f"START succeeds in {state.name}")
         begun = [(started, "errno", "==", 0)]
         asked = s.report()
-        s.claim("DIRTY-048", asked, "errno", "==", 0, f"REPORT succeeds in {state.name}", when=begun)
+        s.succeeds("DIRTY-048", asked, f"REPORT succeeds in {state.name}").when(*begun)
         ended = s.stop()
-        s.claim("DIRTY-049", ended, "errno", "==", 0, f"STOP succeeds in {state.name}", when=begun)
+        s.succeeds("DIRTY-049", ended, f"STOP succeeds in {state.name}").when(*begun)
         yield s.finish()
 
 
@@ -330,7 +330,7 @@ def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
             s.op("dma_logging_stop", fd="d")
         _ask(s)
         index = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
-        s.claim("DIRTY-047", index, "errno", "==", 0, "START on a device just opened succeeds")
+        s.succeeds("DIRTY-047", index, "START on a device just opened succeeds")
         if turn:
             s.op("dma_logging_stop", fd="d")
         s.op("close", fd="d")
@@ -348,9 +348,7 @@ def stop_ends_the_log_of_this_user(subject: Subject) -> Iterator[Script]:
     s.op("dma_logging_stop", fd="d")
     _ask(s)
     again = s.op("dma_logging_start", fd="d", page_size=PAGE, ranges=[[0, 16 * PAGE]])
-    s.claim(
-        "DIRTY-042", again, "errno", "==", 0, "START after STOP succeeds", when=[(first, "errno", "==", 0)]
-    )
+    s.succeeds("DIRTY-042", again, "START after STOP succeeds").when(succeeded(first))
     s.op("dma_logging_stop", fd="d")
     yield s
 

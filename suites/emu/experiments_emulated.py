@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from harness.engines import load_engine
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.uapi import vfio
 
 __all__ = ["CAP_SYS_RAWIO", "everything_but", "opened"]
@@ -44,27 +44,25 @@ def an_emulated_device_binds_and_attaches_without_an_iommu(subject: Subject) -> 
     script = Script(fresh=False)
     before = script.op("read_text", path=TAINT)
     made = opened(script, attach=False)
-    script.claim("EMU-001", made["bind"], "errno", "==", 0, "BIND succeeds")
-    script.claim("EMU-001", made["bind"], "devid", ">", 0, "a device id", [(made["bind"], "errno", "==", 0)])
+    script.succeeds("EMU-001", made["bind"], "BIND succeeds")
+    script.exceeds("EMU-001", made["bind"], "devid", 0, "a device id").when(succeeded(made["bind"]))
     wide = _ranges(script)
     attach = script.op("attach", fd="d", pt="ioas")
-    script.claim("EMU-002", attach, "errno", "==", 0, "ATTACH succeeds")
-    script.claim(
-        "EMU-002", attach, "pt", "==", script.ref(made["ioas_alloc"], "ioas"), "the id of the IOAS",
-        [(attach, "errno", "==", 0)],
-    )  # fmt: skip
+    script.succeeds("EMU-002", attach, "ATTACH succeeds")
+    script.equals("EMU-002", attach, "pt", script.ref(made["ioas_alloc"], "ioas"), "the id of the IOAS").when(
+        succeeded(attach)
+    )
     now = _ranges(script)
     for field in ("num_iovas", "buf_allowed_iovas"):
-        script.claim(
-            "EMU-003", now, field, "==", script.ref(wide, field), f"{field} as before the attach",
-            [(wide, "errno", "==", 0)],
-        )  # fmt: skip
+        script.equals("EMU-003", now, field, script.ref(wide, field), f"{field} as before the attach").when(
+            succeeded(wide)
+        )
     table = script.op("hwpt_alloc", fd="i", devid="devid", pt="ioas")
-    script.claim("EMU-004", table, "errno", "!=", 0, "an error")
+    script.is_refused("EMU-004", table, expected="an error")
     script.op("close", fd="d")
     script.op("close", fd="i")
     after = script.op("read_text", path=TAINT)
-    script.claim("EMU-005", after, "text", "==", script.ref(before, "text"), "the taint of before")
+    script.equals("EMU-005", after, "text", script.ref(before, "text"), "the taint of before")
     yield script
 
 
@@ -84,13 +82,13 @@ def a_container_of_an_emulated_device_is_an_ordinary_one(subject: Subject) -> It
     joined = script.op("group_set_container", fd="g", container="c")
     here = [(joined, "errno", "==", 0)]
     offered = script.op("check_extension", fd="c", ext=_NOIOMMU)
-    script.claim("EMU-007", offered, "ret", "==", 0, "VFIO_NOIOMMU_IOMMU is not offered", here)
+    script.equals("EMU-007", offered, "ret", 0, "VFIO_NOIOMMU_IOMMU is not offered").when(*here)
     refused = script.op("container_set_iommu", fd="c", type=_NOIOMMU)
-    script.claim("EMU-007", refused, "errno", "!=", 0, "VFIO_NOIOMMU_IOMMU is refused", here)
+    script.is_refused("EMU-007", refused, expected="VFIO_NOIOMMU_IOMMU is refused").when(*here)
     taken = script.op("container_set_iommu", fd="c", type=_TYPE1V2)
-    script.claim("EMU-007", taken, "errno", "==", 0, "type1v2 is taken", here)
+    script.succeeds("EMU-007", taken, "type1v2 is taken").when(*here)
     given = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
-    script.claim("EMU-007", given, "errno", "==", 0, "the device", here)
+    script.succeeds("EMU-007", given, "the device").when(*here)
     yield script
 
 
@@ -109,7 +107,7 @@ def an_emulated_device_needs_no_privilege(subject: Subject) -> Iterator[Script]:
     )
     for name, args in steps:
         index = script.op("act", actor="p", do=[name, args])
-        script.claim("EMU-008", index, "errno", "==", 0, f"{name} succeeds", [(dropped, "errno", "==", 0)])
+        script.succeeds("EMU-008", index, f"{name} succeeds").when(succeeded(dropped))
     script.op("exit", actor="p")
     script.op("wait", actor="p", timeout_ms=5000)
     yield script
@@ -137,16 +135,10 @@ def regions_work_without_an_address_space(subject: Subject) -> Iterator[Script]:
     third, fourth = shown(quiet[0]), shown(quiet[1])
     differ = [(attach, "errno", "==", 0), (third, "sha256", "!=", script.ref(fourth, "sha256"))]
     for before, after in ((first, third), (second, fourth)):
-        script.claim("EMU-009", before, "errno", "==", 0, "regions can be read")
-        script.claim(
-            "EMU-009",
-            before,
-            "sha256",
-            "==",
-            script.ref(after, "sha256"),
-            "what it shows once attached",
-            differ,
-        )
+        script.succeeds("EMU-009", before, "regions can be read")
+        script.equals(
+            "EMU-009", before, "sha256", script.ref(after, "sha256"), "what it shows once attached"
+        ).when(*differ)
     yield script
 
 
@@ -195,7 +187,7 @@ class _Memory(Script):
 
     def untouched(self, clause: str, mem: str) -> None:
         """Claim that the device has not written to a memory."""
-        self.claim(clause, self.changed(mem), "pages", "==", 0, f"memory {mem} untouched", self.works)
+        self.equals(clause, self.changed(mem), "pages", 0, f"memory {mem} untouched").when(*self.works)
 
 
 def _memories(subject: Subject) -> Iterator[_Memory]:
@@ -212,10 +204,10 @@ def unmapped_memory_is_out_of_reach(subject: Subject) -> Iterator[Script]:
     for script in _memories(subject):
         kept = script.changed("one")
         unmap = script.unmapped()
-        script.claim("EMU-010", unmap, "errno", "==", 0, "UNMAP succeeds", script.works)
+        script.succeeds("EMU-010", unmap, "UNMAP succeeds").when(*script.works)
         still = script.changed("one")
-        script.claim(
-            "EMU-010", still, "pages", "==", script.ref(kept, "pages"), "what was written", script.works
+        script.equals("EMU-010", still, "pages", script.ref(kept, "pages"), "what was written").when(
+            *script.works
         )
         script.refill()
         script.write(0x2000)
@@ -225,7 +217,9 @@ def unmapped_memory_is_out_of_reach(subject: Subject) -> Iterator[Script]:
         script.traffic.prepare()
         wrote = script.write(0x3000)
         there = [*script.works, (again, "errno", "==", 0), (wrote, "done", "==", True)]
-        script.claim("EMU-012", script.changed("two"), "pages", "==", 1, "the write in the new memory", there)
+        script.equals("EMU-012", script.changed("two"), "pages", 1, "the write in the new memory").when(
+            *there
+        )
         script.untouched("EMU-012", "one")
         yield script
 
@@ -249,6 +243,6 @@ def another_address_space_replaces_the_first(subject: Subject) -> Iterator[Scrip
         moved = script.op("attach", fd="d", pt="other")
         wrote = script.write(0x2000)
         there = [*script.works, (moved, "errno", "==", 0), (wrote, "done", "==", True)]
-        script.claim("EMU-014", script.changed("two"), "pages", "==", 1, "the write in the new space", there)
-        script.claim("EMU-014", script.changed("one"), "pages", "==", 0, "memory one untouched", there)
+        script.equals("EMU-014", script.changed("two"), "pages", 1, "the write in the new space").when(*there)
+        script.equals("EMU-014", script.changed("one"), "pages", 0, "memory one untouched").when(*there)
         yield script

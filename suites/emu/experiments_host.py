@@ -112,7 +112,7 @@ def _uio_program(node: str, config: str) -> Script:
     works = [(opened, "errno", "==", 0)]
     for name in ("VFIO_DEVICE_SET_IRQS", "VFIO_DEVICE_RESET", "VFIO_DEVICE_GET_INFO", "VFIO_IOMMU_MAP_DMA"):
         asked = script.op("ioctl", fd="u", nr=getattr(vfio, name), buf="20" + "00" * 31)
-        script.claim("EMU-061", asked, "errno", "!=", 0, f"{name} is refused", works)
+        script.is_refused("EMU-061", asked, expected=f"{name} is refused").when(*works)
     script.op("open", path=config, flags=["O_RDWR"], out="c")
     on = script.op("pwrite", fd="c", off=_COMMAND, hex=struct.pack("<H", _BUS_MASTER | 2).hex())
     shown = script.op("pread", fd="c", off=_COMMAND, n=2)
@@ -124,7 +124,7 @@ def _uio_program(node: str, config: str) -> Script:
         (shown, "hex", "==", struct.pack("<H", _BUS_MASTER | 2).hex()),
     ]
     off = struct.pack("<H", 2).hex()
-    script.claim("EMU-063", closed, "hex", "==", off, "memory space on, bus mastering off", mastering)
+    script.equals("EMU-063", closed, "hex", off, "memory space on, bus mastering off").when(*mastering)
     return script
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.uapi import vfio
 from suites.emu.experiments_emulated import CAP_SYS_RAWIO
 
@@ -35,20 +35,20 @@ def a_noiommu_container_has_no_translation(subject: Subject) -> Iterator[Script]
     joined = _grouped(script)
     here = [(joined, "errno", "==", 0)]
     offered = script.op("check_extension", fd="c", ext=_NOIOMMU)
-    script.claim("EMU-043", offered, "ret", "==", 1, "VFIO_NOIOMMU_IOMMU is offered", here)
+    script.equals("EMU-043", offered, "ret", 1, "VFIO_NOIOMMU_IOMMU is offered").when(*here)
     for kind in (_TYPE1, _TYPE1V2):
         asked = script.op("check_extension", fd="c", ext=kind)
-        script.claim("EMU-043", asked, "ret", "==", 0, "type1 is not offered", here)
+        script.equals("EMU-043", asked, "ret", 0, "type1 is not offered").when(*here)
         refused = script.op("container_set_iommu", fd="c", type=kind)
-        script.claim("EMU-044", refused, "errno", "!=", 0, "type1 is refused", here)
+        script.is_refused("EMU-044", refused, expected="type1 is refused").when(*here)
     taken = script.op("container_set_iommu", fd="c", type=_NOIOMMU)
-    script.claim("EMU-044", taken, "errno", "==", 0, "VFIO_NOIOMMU_IOMMU is taken", here)
+    script.succeeds("EMU-044", taken, "VFIO_NOIOMMU_IOMMU is taken").when(*here)
     there = [*here, (taken, "errno", "==", 0)]
     script.op("mmap", out="mem", n=4096, align=4096)
     mapped = script.op("dma_map", fd="c", mem="mem", n=4096, iova=0x1000000)
-    script.claim("EMU-046", mapped, "errno", "!=", 0, "MAP_DMA is refused", there)
+    script.is_refused("EMU-046", mapped, expected="MAP_DMA is refused").when(*there)
     info = script.op("ioctl", fd="c", nr=vfio.VFIO_IOMMU_GET_INFO, buf="10" + "00" * 15)
-    script.claim("EMU-046", info, "errno", "!=", 0, "VFIO_IOMMU_GET_INFO is refused", there)
+    script.is_refused("EMU-046", info, expected="VFIO_IOMMU_GET_INFO is refused").when(*there)
     yield script
 
 
@@ -57,18 +57,17 @@ def a_noiommu_device_can_be_used(subject: Subject) -> Iterator[Script]:
     for _ in range(2):  # the second time everything of the first is closed
         script = Script(fresh=False)
         given = _given(script)
-        script.claim("EMU-045", given, "errno", "==", 0, "the device")
+        script.succeeds("EMU-045", given, "the device")
         info = script.op("device_info", fd="d")
-        script.claim("EMU-045", info, "errno", "==", 0, "its info", [(given, "errno", "==", 0)])
+        script.succeeds("EMU-045", info, "its info").when(succeeded(given))
         ids = script.op("region_read", fd="d", region=_CONFIG, off=0, n=4, width=4)
-        script.claim(
-            "EMU-045", ids, "hex", "==", str(subject.capabilities["config_ids"]), "the device's ids",
-            [(given, "errno", "==", 0)],
-        )  # fmt: skip
+        script.equals(
+            "EMU-045", ids, "hex", str(subject.capabilities["config_ids"]), "the device's ids"
+        ).when(succeeded(given))
         for slot in ("d", "g", "c"):
             script.op("close", fd=slot)
         again = script.op("open_group", dev="dev0", out="g")
-        script.claim("EMU-052", again, "errno", "==", 0, "the group")
+        script.succeeds("EMU-052", again, "the group")
         yield script
 
 
@@ -78,7 +77,7 @@ def noiommu_needs_sys_rawio(subject: Subject) -> Iterator[Script]:
     script.op("fork", actor="p")
     dropped = script.op("act", actor="p", do=["drop_capability", {"caps": [CAP_SYS_RAWIO]}])
     refused = script.op("act", actor="p", do=["open_group", {"dev": "dev0", "out": "g"}])
-    script.claim("EMU-047", refused, "errno", "!=", 0, "an error", [(dropped, "errno", "==", 0)])
+    script.is_refused("EMU-047", refused, expected="an error").when(succeeded(dropped))
     yield script
 
     script = Script(fresh=False)
@@ -88,13 +87,13 @@ def noiommu_needs_sys_rawio(subject: Subject) -> Iterator[Script]:
     dropped = script.op("act", actor="p", do=["drop_capability", {"caps": [CAP_SYS_RAWIO]}])
     less = [(dropped, "errno", "==", 0)]
     refused = script.op("act", actor="p", do=["group_set_container", {"fd": "g", "container": "c"}])
-    script.claim("EMU-048", refused, "errno", "!=", 0, "an error", less)
+    script.is_refused("EMU-048", refused, expected="an error").when(*less)
     joined = script.op("group_set_container", fd="g", container="c")
-    script.claim("EMU-048", joined, "errno", "==", 0, "the privileged user gets it", less)
+    script.succeeds("EMU-048", joined, "the privileged user gets it").when(*less)
     refused = script.op("act", actor="p", do=["container_set_iommu", {"fd": "c", "type": _NOIOMMU}])
-    script.claim("EMU-049", refused, "errno", "!=", 0, "an error", [*less, (joined, "errno", "==", 0)])
+    script.is_refused("EMU-049", refused, expected="an error").when(*less, succeeded(joined))
     taken = script.op("container_set_iommu", fd="c", type=_NOIOMMU)
-    script.claim("EMU-049", taken, "errno", "==", 0, "the privileged user gets it", less)
+    script.succeeds("EMU-049", taken, "the privileged user gets it").when(*less)
     script.op("exit", actor="p")
     script.op("wait", actor="p", timeout_ms=5000)
     yield script
@@ -106,11 +105,11 @@ def an_iommufd_stands_in_for_a_noiommu_container(subject: Subject) -> Iterator[S
     script.op("open_iommufd", out="i")
     script.op("open_group", dev="dev0", out="g")
     joined = script.op("group_set_container", fd="g", container="i")
-    script.claim("EMU-050", joined, "errno", "==", 0, "SET_CONTAINER succeeds")
+    script.succeeds("EMU-050", joined, "SET_CONTAINER succeeds")
     given = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
-    script.claim("EMU-050", given, "errno", "==", 0, "the device", [(joined, "errno", "==", 0)])
+    script.succeeds("EMU-050", given, "the device").when(succeeded(joined))
     info = script.op("device_info", fd="d")
-    script.claim("EMU-050", info, "errno", "==", 0, "its info", [(given, "errno", "==", 0)])
+    script.succeeds("EMU-050", info, "its info").when(succeeded(given))
     yield script
 
     script = Script(fresh=False)
@@ -120,5 +119,5 @@ def an_iommufd_stands_in_for_a_noiommu_container(subject: Subject) -> Iterator[S
     script.op("open_group", dev="dev0", out="g")
     joined = script.op("group_set_container", fd="g", container="i")
     given = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
-    script.claim("EMU-051", given, "errno", "!=", 0, "an error", [(compat, "errno", "==", 0)])
+    script.is_refused("EMU-051", given, expected="an error").when(succeeded(compat))
     yield script

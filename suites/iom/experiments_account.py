@@ -70,25 +70,23 @@ def pinned_memory_is_counted_once(subject: Subject) -> Iterator[Script]:
     before = script.op("pinned_memory")
     core.map(FIRST, 16 * PAGE)
     mapped = script.op("pinned_memory")
-    script.claim("IOM-080", mapped, "pinned_kib", ">", Script.ref(before, "pinned_kib"), "it is counted")
+    script.exceeds("IOM-080", mapped, "pinned_kib", Script.ref(before, "pinned_kib"), "it is counted")
     core.copy(FIRST, 16 * PAGE, FIRST)
     copied = script.op("pinned_memory")
-    script.claim(
-        "IOM-080", copied, "pinned_kib", "==", Script.ref(mapped, "pinned_kib"), "it is counted once"
-    )
+    script.equals("IOM-080", copied, "pinned_kib", Script.ref(mapped, "pinned_kib"), "it is counted once")
     core.unmap(FIRST, 16 * PAGE)
     half = script.op("pinned_memory")
-    script.claim("IOM-080", half, "pinned_kib", "==", Script.ref(mapped, "pinned_kib"), "it is still mapped")
+    script.equals("IOM-080", half, "pinned_kib", Script.ref(mapped, "pinned_kib"), "it is still mapped")
     core.unmap(0, _TOP, "b")
     none = script.op("pinned_memory")
-    script.claim("IOM-081", none, "pinned_kib", "==", Script.ref(before, "pinned_kib"), "it is not counted")
+    script.equals("IOM-081", none, "pinned_kib", Script.ref(before, "pinned_kib"), "it is not counted")
     core.map(FIRST, 4 * PAGE)
     core.map(FIRST + (1 << 20), 4 * PAGE, off=8 * PAGE)
     if not subject.has("mock"):
         script.op("close", fd="x")
     script.op("close", fd="f")
     left = script.op("pinned_memory")
-    script.claim("IOM-081", left, "pinned_kib", "==", Script.ref(before, "pinned_kib"), "it is not counted")
+    script.equals("IOM-081", left, "pinned_kib", Script.ref(before, "pinned_kib"), "it is not counted")
     yield script
 
 
@@ -189,9 +187,7 @@ def pinned_memory_moves_with_the_process(subject: Subject) -> Iterator[Script]:
     index = _in(core, "q", "iommu", fd="f", cmd="IOMMU_IOAS_CHANGE_PROCESS")
     core.refused("IOM-076", index, "it is more than may be locked there", errno.ENOMEM)
     now = _in(core, "p", "pinned_memory")
-    core.script.claim(
-        "IOM-076", now, "pinned_kib", "==", Script.ref(held, "pinned_kib"), "nothing has changed"
-    )
+    core.script.equals("IOM-076", now, "pinned_kib", Script.ref(held, "pinned_kib"), "nothing has changed")
     yield core.script
 
 
@@ -219,9 +215,9 @@ def _taken_over(privileged: bool, mode: int) -> Script:
     left, now = _in(core, "p", "pinned_memory"), _in(core, "q", "pinned_memory")
     some = [(held, "pinned_kib", ">", Script.ref(first, "pinned_kib")), (moved, "errno", "==", 0)]
     old, new = Script.ref(first, "pinned_kib"), Script.ref(second, "pinned_kib")
-    script.claim(clause, left, "pinned_kib", "==", old, "the first process has none any more", some)
-    script.claim(clause, now, "pinned_kib", ">", new, "the second process has it", some)
+    script.equals(clause, left, "pinned_kib", old, "the first process has none any more").when(*some)
+    script.exceeds(clause, now, "pinned_kib", new, "the second process has it").when(*some)
     core.unmap(0, _TOP)
     after = _in(core, "q", "pinned_memory")
-    script.claim(clause, after, "pinned_kib", "==", new, "nobody has it when it is unmapped", some)
+    script.equals(clause, after, "pinned_kib", new, "nobody has it when it is unmapped").when(*some)
     return script

@@ -40,14 +40,19 @@ def ranges_are_full_at_first_and_narrowed_by_devices(subject: Subject) -> Iterat
     core.is_("IOM-020", fresh, "num_iovas", 1, "there is one range")
     full = _ranges_hex((0, _TOP)).ljust(512, "0")
     core.is_("IOM-020", fresh, "buf_allowed_iovas", full, "it is the whole of 64 bits")
-    core.script.claim("IOM-020", fresh, "out_iova_alignment", "in", [1 << n for n in range(13)],
-                      "the alignment is a power of two of at most a page")  # fmt: skip
+    core.script.is_one_of(
+        "IOM-020",
+        fresh,
+        "out_iova_alignment",
+        [1 << n for n in range(13)],
+        "the alignment is a power of two of at most a page",
+    )
     small = core.ranges(room=0)
     core.refused("IOM-021", small, "the array has no room", errno.EMSGSIZE)
-    core.script.claim("IOM-021", small, "num_iovas", "==", 1, "it says that there is one")
+    core.script.equals("IOM-021", small, "num_iovas", 1, "it says that there is one")
     _attach(core, subject)
     narrowed = core.ranges()
-    core.script.claim("IOM-022", narrowed, "errno", "==", 0, "the ranges are told")
+    core.script.succeeds("IOM-022", narrowed, "the ranges are told")
     if subject.has("mock"):
         aperture = _ranges_hex((MOCK_APERTURE_START, MOCK_APERTURE_LAST)).ljust(512, "0")
         core.is_("IOM-022", narrowed, "buf_allowed_iovas", aperture, "the ranges are the device's aperture")
@@ -80,8 +85,8 @@ def allowed_ranges_hold(subject: Subject) -> Iterator[Script]:
     inside = [FIRST + n * PAGE for n in range(256)]
     for _ in range(8):
         index = core.map(None, 16 * PAGE)
-        core.script.claim("IOM-025", index, "errno", "==", 0, "there is room for it")
-        core.script.claim("IOM-025", index, "iova", "in", inside, "the address is within the allowed range")
+        core.script.succeeds("IOM-025", index, "there is room for it")
+        core.script.is_one_of("IOM-025", index, "iova", inside, "the address is within the allowed range")
     yield core.script
     core = Core()
     core.memory()

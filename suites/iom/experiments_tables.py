@@ -140,11 +140,11 @@ def nesting_and_invalidation(subject: Subject) -> Iterator[Script]:
     core.ok("IOM-110", _iotlb(core, "n2", 1, IOMMU_TEST_IOTLB_DEFAULT), "nothing of another table")
     half = _invalidate(core, "n1", [(0, 0), (0, 9), (0, 2)])
     core.refused("IOM-110", half, "the second of three is wrong")
-    core.script.claim("IOM-110", half, "entry_num", "==", 1, "one was done")
+    core.script.equals("IOM-110", half, "entry_num", 1, "one was done")
     core.ok("IOM-110", _iotlb(core, "n1", 2, IOMMU_TEST_IOTLB_DEFAULT), "what follows it was not")
     wrong = _invalidate(core, "n1", [(8, 2)])
     core.refused("IOM-110", wrong, "its flag is unknown")
-    core.script.claim("IOM-110", wrong, "entry_num", "==", 0, "none was done")
+    core.script.equals("IOM-110", wrong, "entry_num", 0, "none was done")
     whole = _invalidate(core, "n2", [(IOMMU_TEST_INVALIDATE_FLAG_ALL, 0)])
     core.is_("IOM-110", whole, "entry_num", 1, "one was done")
     for entry in range(4):
@@ -232,9 +232,9 @@ def hardware_information(subject: Subject) -> Iterator[Script]:
     for other in (large, small):
         core.is_("IOM-135", other, "data_len", Script.ref(none, "data_len"), "the length is that of the data")
         core.is_("IOM-135", other, "out_data_type", Script.ref(none, "out_data_type"), "the type is the same")
-    core.script.claim("IOM-135", large, "guard", "==", True, "nothing around the buffer is written")
-    core.script.claim("IOM-135", small, "guard", "==", True, "nothing behind the buffer is written")
-    core.script.claim("IOM-135", large, "buf_data_uptr", "lacks", "(ee)+$", "the rest is zeroed")
+    core.script.equals("IOM-135", large, "guard", True, "nothing around the buffer is written")
+    core.script.equals("IOM-135", small, "guard", True, "nothing behind the buffer is written")
+    core.script.lacks("IOM-135", large, "buf_data_uptr", "(ee)+$", "the rest is zeroed")
     if subject.has("mock"):
         core.is_("IOM-136", none, "out_data_type", IOMMU_HW_INFO_TYPE_SELFTEST, "the driver's type")
         data = struct.pack("<II", 0, IOMMU_HW_INFO_SELFTEST_REGVAL)

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.uapi import iommufd
 from harness.uapi.iommufd_test import MOCK_APERTURE_START
 
@@ -38,7 +38,7 @@ class Core:
     # -- claims
     def ok(self, clause: str, index: int, what: str, when: tuple[tuple[int, str, str, Any], ...] = ()) -> int:
         """Claim that the operation succeeds; returns its index."""
-        self.script.claim(clause, index, "errno", "==", 0, what, when)
+        self.script.succeeds(clause, index, what).when(*when)
         return index
 
     def refused(self, clause: str, index: int, what: str, number: int = 0, standard: str = "") -> int:
@@ -46,18 +46,18 @@ class Core:
         exists = [(index, "errno", "!=", errno.ENOTTY)]
         if number and not standard:
             words = f"{what}: {errno.errorcode[number]}"
-            self.script.claim(clause, index, "errno", "==", number, words, exists)
+            self.script.is_refused(clause, index, number, expected=words).when(*exists)
             return index
-        self.script.claim(clause, index, "errno", "!=", 0, what, exists)
+        self.script.is_refused(clause, index, expected=what).when(*exists)
         if standard:
             words = f"{what}: {errno.errorcode[number]}"
             refused = [*exists, (index, "errno", "!=", 0)]
-            self.script.claim(standard, index, "errno", "==", number, words, refused)
+            self.script.is_refused(standard, index, number, expected=words).when(*refused)
         return index
 
     def is_(self, clause: str, index: int, name: str, value: Any, what: str) -> int:
         """Claim a field of an operation that succeeded."""
-        self.script.claim(clause, index, name, "==", value, what, [(index, "errno", "==", 0)])
+        self.script.equals(clause, index, name, value, what).when(succeeded(index))
         return index
 
     # -- objects

@@ -37,13 +37,13 @@ def an_ioas_for_the_old_interface(subject: Subject) -> Iterator[Script]:
     script = core.script
     core.ioas("b")
     core.memory(pages=4)
-    script.claim("LEG-084", script.op("api_version", fd="f"), "ret", "==", 0, "the version is 0")
+    script.equals("LEG-084", script.op("api_version", fd="f"), "ret", 0, "the version is 0")
     for kind in (_V1, _V2, vfio.VFIO_UNMAP_ALL):
         index = script.op("check_extension", fd="f", ext=kind)
-        script.claim("LEG-084", index, "ret", "==", 1, "it is supported")
+        script.equals("LEG-084", index, "ret", 1, "it is supported")
     for unknown in (vfio.VFIO_UPDATE_VADDR, 0x7777, 2, 6):
         index = script.op("check_extension", fd="f", ext=unknown)
-        script.claim("LEG-084", index, "ret", "==", 0, "it is not supported")
+        script.equals("LEG-084", index, "ret", 0, "it is not supported")
     core.refused("LEG-085", _ioas(core, _GET), "nothing is set", errno.ENODEV)
     core.refused("LEG-086", script.op("container_set_iommu", fd="f", type=_V2), "nothing is set")
     core.refused("LEG-086", _map(core, FIRST, PAGE), "nothing is set")
@@ -56,7 +56,7 @@ def an_ioas_for_the_old_interface(subject: Subject) -> Iterator[Script]:
         core.ok("LEG-087", core.map(FIRST, PAGE, ioas=slot), "it is that one")
         index = _unmap(core, FIRST, PAGE)
         core.is_("LEG-087", core.ok("LEG-087", index, "it is there"), "size", PAGE, "all of it")
-        script.claim("LEG-085", got, "ioas_id", ">", 0, "it has an id")
+        script.exceeds("LEG-085", got, "ioas_id", 0, "it has an id")
     core.ok("LEG-086", script.op("container_set_iommu", fd="f", type=_V2), "the type is there")
     for unknown in (0, 2, 8, 0x7777):
         core.refused("LEG-086", script.op("container_set_iommu", fd="f", type=unknown), "it is no such type")
@@ -86,8 +86,8 @@ def what_an_iommufd_tells_of_its_type1(subject: Subject) -> Iterator[Script]:
         core.refused("LEG-088", ask(size), "the fixed part does not fit", errno.EINVAL)
     whole = core.ok("LEG-088", ask(INFO_BYTES), "it fits")
     core.is_("LEG-088", whole, "flags", 3, "page sizes and capabilities")
-    script.claim("LEG-088", whole, "iova_pgsizes", ">=", PAGE, "there are page sizes")
-    script.claim("LEG-088", whole, "cap_offset", "==", 24, "the chain is behind the structure")
+    script.at_least("LEG-088", whole, "iova_pgsizes", PAGE, "there are page sizes")
+    script.equals("LEG-088", whole, "cap_offset", 24, "the chain is behind the structure")
     for size in (16, 24, 32, 40):
         small = core.ok("LEG-088", ask(size), "it is no error")
         core.is_("LEG-088", small, "argsz", Script.ref(whole, "argsz"), "the size needed")
@@ -95,7 +95,7 @@ def what_an_iommufd_tells_of_its_type1(subject: Subject) -> Iterator[Script]:
             core.is_("LEG-088", small, "cap_offset", 0, "there is no chain")
     core.io("VFIO_IOMMU_DIRTY_PAGES", {"argsz": 8, "flags": 1})
     index = script.op("check_extension", fd="f", ext=vfio.VFIO_DMA_CC_IOMMU)
-    script.claim("LEG-084", index, "ret", "in", [0, 1], "it is coherent or not")
+    script.is_one_of("LEG-084", index, "ret", [0, 1], "it is coherent or not")
     yield script
 
 
@@ -173,12 +173,10 @@ def a_group_with_an_iommufd_for_its_container(subject: Subject) -> Iterator[Scri
         core.refused("LEG-090", again, "it has a container")
         told = core.ok("LEG-090", _ioas(core, _GET), "there is an IOAS for it")
         if chosen:
-            script.claim(
-                "LEG-090", told, "ioas_id", "==", script.ref(1, "ioas"), "it is the one that was set"
-            )
+            script.equals("LEG-090", told, "ioas_id", script.ref(1, "ioas"), "it is the one that was set")
         core.ok("LEG-090", script.op("container_set_iommu", fd="f", type=_V2), "the type is set")
         status = script.op("group_status", fd="g")
-        script.claim("LEG-090", status, "flags", "==", 3, "the group is viable, and has a container")
+        script.equals("LEG-090", status, "flags", 3, "the group is viable, and has a container")
         core.ok("LEG-090", _map(core, FIRST, 2 * PAGE), "memory is mapped")
         device = script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
         core.ok("LEG-090", device, "the device is opened")

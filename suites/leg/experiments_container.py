@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.uapi import vfio
 from harness.uapi.layout import nr
 from suites.iom.program import FIRST, PAGE
@@ -38,14 +38,14 @@ def types_and_extensions(subject: Subject) -> Iterator[Script]:
     core = Container(group=False, iommu=False)
     script = core.script
     core.memory(pages=1)
-    script.claim("LEG-001", script.op("api_version", fd="c"), "ret", "==", 0, "the version is 0")
+    script.equals("LEG-001", script.op("api_version", fd="c"), "ret", 0, "the version is 0")
     for kind in (_V1, _V2):
         index = script.op("check_extension", fd="c", ext=kind)
-        script.claim("LEG-002", index, "ret", "==", 1, "the type is supported")
+        script.equals("LEG-002", index, "ret", 1, "the type is supported")
         core.refused("LEG-003", script.op("container_set_iommu", fd="c", type=kind), "there is no group")
     for unknown in (0x7777, 200, 0):
         index = script.op("check_extension", fd="c", ext=unknown)
-        script.claim("LEG-002", index, "ret", "==", 0, "there is no such extension")
+        script.equals("LEG-002", index, "ret", 0, "there is no such extension")
     core.join("g", "c")
     core.refused("LEG-005", core.info(), "there is no type yet")
     core.refused("LEG-005", core.dma_map(FIRST, PAGE), "there is no type yet")
@@ -57,7 +57,7 @@ def types_and_extensions(subject: Subject) -> Iterator[Script]:
     core.refused("LEG-006", script.op("container_set_iommu", fd="c", type=_V1), "it has a type")
     for unknown in (0x90, 0xFE):
         index = script.op("ioctl", fd="c", nr=nr(unknown), buf="10" + "00" * 31)
-        script.claim("LEG-007", index, "errno", "==", errno.ENOTTY, "it is ENOTTY")
+        script.is_refused("LEG-007", index, errno.ENOTTY, expected="it is ENOTTY")
     core.ok("LEG-004", core.dma_map(FIRST, PAGE), "the type is set, and maps")
     yield script
 
@@ -70,24 +70,24 @@ def what_the_container_tells(subject: Subject) -> Iterator[Script]:
     for size in (0, 8, 15):
         core.refused("LEG-010", core.info(size), "the fixed part does not fit", errno.EINVAL)
     whole = core.ok("LEG-011", core.info(), "it fits")
-    script.claim("LEG-011", whole, "flags", "in", [1, 3], "page sizes are told")
-    script.claim("LEG-011", whole, "iova_pgsizes", ">=", PAGE, "there are some")
+    script.is_one_of("LEG-011", whole, "flags", [1, 3], "page sizes are told")
+    script.at_least("LEG-011", whole, "iova_pgsizes", PAGE, "there are some")
     needed = core.info(24)
-    script.claim("LEG-012", needed, "argsz", ">", 24, "more is needed", [(whole, "flags", "==", 3)])
-    script.claim(
-        "LEG-012", needed, "argsz", "<=", INFO_BYTES, "all of it fitted", [(whole, "flags", "==", 3)]
-    )
+    script.exceeds("LEG-012", needed, "argsz", 24, "more is needed").when((whole, "flags", "==", 3))
+    script.at_most("LEG-012", needed, "argsz", INFO_BYTES, "all of it fitted").when((whole, "flags", "==", 3))
     for size in (16, 24, 32):
         small = core.ok("LEG-012", core.info(size), "it is no error")
         some = [(small, "flags", "==", 3), (whole, "flags", "==", 3)]
-        script.claim("LEG-012", small, "argsz", "==", Script.ref(needed, "argsz"), "the size needed", some)
+        script.equals("LEG-012", small, "argsz", Script.ref(needed, "argsz"), "the size needed").when(*some)
         if size >= 24:
-            script.claim("LEG-012", small, "cap_offset", "==", 0, "there is no chain", some)
-    script.claim("LEG-012", whole, "flags", "==", 3, "there are capabilities, as this kernel's are",
-                 [(whole, "cap_offset", "!=", 0)])  # fmt: skip
-    script.claim("LEG-013", whole, "cap_offset", ">=", 24, "the chain begins behind the structure",
-                 [(whole, "flags", "==", 3)])  # fmt: skip
-    script.claim("LEG-013", whole, "argsz", "<=", INFO_BYTES, "the size told is at most that of the buffer")
+            script.equals("LEG-012", small, "cap_offset", 0, "there is no chain").when(*some)
+    script.equals("LEG-012", whole, "flags", 3, "there are capabilities, as this kernel's are").when(
+        (whole, "cap_offset", "!=", 0)
+    )
+    script.at_least("LEG-013", whole, "cap_offset", 24, "the chain begins behind the structure").when(
+        (whole, "flags", "==", 3)
+    )
+    script.at_most("LEG-013", whole, "argsz", INFO_BYTES, "the size told is at most that of the buffer")
     yield script
 
 
@@ -127,7 +127,7 @@ def maps_and_unmaps(subject: Subject) -> Iterator[Script]:
         index = core.dma_map(FIRST + (10 << 20), PAGE, vaddr=PAGE)
         core.refused("LEG-028", index, "it is no memory", errno.EFAULT)
         index = core.dma_unmap(FIRST + (10 << 20), PAGE)
-        script.claim("LEG-028", index, "size", "==", 0, "nothing is left", [(index, "errno", "==", 0)])
+        script.equals("LEG-028", index, "size", 0, "nothing is left").when(succeeded(index))
     core.dma_unmap(FIRST, PAGE)
     core.dma_unmap(FIRST, PAGE)
     core.dma_unmap(FIRST + (1 << 20), PAGE)
@@ -175,8 +175,8 @@ def dma_avail_counts_mappings(subject: Subject) -> Iterator[Script]:
     second = core.info()
     core.dma_unmap(FIRST, 2 * PAGE)
     third = core.info()
-    core.script.claim("LEG-014", first, "tail", "!=", Script.ref(second, "tail"), "two are taken")
-    core.script.claim("LEG-014", third, "tail", "==", Script.ref(first, "tail"), "they are given back")
+    core.script.differs("LEG-014", first, "tail", Script.ref(second, "tail"), "two are taken")
+    core.script.equals("LEG-014", third, "tail", Script.ref(first, "tail"), "they are given back")
     yield core.script
 
 
@@ -191,7 +191,7 @@ def addresses_set_anew(subject: Subject) -> Iterator[Script]:
     core.dma_map(FIRST + 2 * PAGE, PAGE, off=2 * PAGE)
     if not subject.has("update_vaddr"):
         index = core.script.op("check_extension", fd="c", ext=vfio.VFIO_UPDATE_VADDR)
-        core.script.claim("LEG-042", index, "ret", "==", 0, "addresses cannot be updated")
+        core.script.equals("LEG-042", index, "ret", 0, "addresses cannot be updated")
         core.refused("LEG-042", core.dma_unmap(FIRST, 2 * PAGE, flags=_VADDR), "it cannot be done")
         core.ok("LEG-042", core.dma_unmap(FIRST, 2 * PAGE), "the mapping is as it was")
         yield core.script
@@ -264,13 +264,13 @@ def the_old_dirty_interface(subject: Subject) -> Iterator[Script]:
     here = core.ok("LEG-053", core.bitmap(get, FIRST, 4 * PAGE, _GET), "all is as it must be")
     there = core.ok("LEG-056", core.bitmap(get, FIRST + (1 << 20), 40 * PAGE, _GET), "a later mapping")
     for one in (here, there):
-        script.claim("LEG-054", one, "guard", "==", True, "nothing around the bitmap is written")
+        script.equals("LEG-054", one, "guard", True, "nothing around the bitmap is written")
     if subject.has("physical_iommu"):
         core.is_("LEG-052", here, "buf_data", "0f" + "00" * 7, "every mapped page may have been written")
         core.is_("LEG-052", there, "buf_data", "ff" * 5 + "00" * 3, "every mapped page may have been written")
     gone = core.ok("LEG-055", core.bitmap("VFIO_IOMMU_UNMAP_DMA", FIRST, 4 * PAGE, _DIRTY_FLAG), "logging")
     core.is_("LEG-055", gone, "size", 4 * PAGE, "it is unmapped")
-    script.claim("LEG-054", gone, "guard", "==", True, "nothing around the bitmap is written")
+    script.equals("LEG-054", gone, "guard", True, "nothing around the bitmap is written")
     if subject.has("physical_iommu"):
         core.is_("LEG-055", gone, "buf_data", "0f" + "00" * 7, "every page may have been written")
     index = core.bitmap("VFIO_IOMMU_UNMAP_DMA", FIRST + (1 << 20), 40 * PAGE, _DIRTY_FLAG, argsz=24)
@@ -294,17 +294,17 @@ def pinned_memory_of_a_container(subject: Subject) -> Iterator[Script]:
     core.dma_map(FIRST, 16 * PAGE)
     mapped = script.op("pinned_memory")
     old = Script.ref(before, "locked_kib")
-    script.claim("LEG-060", mapped, "locked_kib", ">", old, "it is pinned")
+    script.exceeds("LEG-060", mapped, "locked_kib", old, "it is pinned")
     core.dma_unmap(FIRST, 16 * PAGE)
-    script.claim("LEG-060", script.op("pinned_memory"), "locked_kib", "==", old, "it is pinned no more")
+    script.equals("LEG-060", script.op("pinned_memory"), "locked_kib", old, "it is pinned no more")
     core.dma_map(FIRST, 16 * PAGE)
     core.ok("LEG-008", script.op("group_unset_container", fd="g"), "the last group leaves")
-    script.claim("LEG-008", script.op("pinned_memory"), "locked_kib", "==", old, "it is pinned no more")
+    script.equals("LEG-008", script.op("pinned_memory"), "locked_kib", old, "it is pinned no more")
     core.refused("LEG-008", core.dma_map(FIRST, PAGE), "there is no type any more")
     core.ok("LEG-008", script.op("group_set_container", fd="g", container="c"), "it comes back")
     core.ok("LEG-008", script.op("container_set_iommu", fd="c", type=_V2), "the type is set again")
     core.ok("LEG-008", core.dma_map(FIRST, 16 * PAGE), "nothing is mapped there")
     for slot in ("g", "c"):
         script.op("close", fd=slot)
-    script.claim("LEG-060", script.op("pinned_memory"), "locked_kib", "==", old, "it is pinned no more")
+    script.equals("LEG-060", script.op("pinned_memory"), "locked_kib", old, "it is pinned no more")
     yield script

@@ -38,7 +38,7 @@ def memory_of_the_device_itself(subject: Subject) -> Iterator[Script]:
     core.ok("LEG-029", core.dma_map(FIRST + (1 << 20), PAGE, "bar", PAGE), "a part of it again", there)
     gone = core.dma_unmap(FIRST, 4 * PAGE)
     done = [*there, (gone, "errno", "==", 0)]
-    core.script.claim("LEG-029", gone, "size", "==", 4 * PAGE, "it is unmapped", done)
+    core.script.equals("LEG-029", gone, "size", 4 * PAGE, "it is unmapped").when(*done)
     yield script
 
 
@@ -90,9 +90,9 @@ def another_process_takes_the_addresses_over(subject: Subject) -> Iterator[Scrip
     here, there = script.op("pinned_memory"), _in(core, "pinned_memory")
     done = [(moved, "errno", "==", 0)]
     old = Script.ref(before, "locked_kib")
-    script.claim("LEG-043", here, "locked_kib", "==", old, "it is locked here no more", done)
+    script.equals("LEG-043", here, "locked_kib", old, "it is locked here no more").when(*done)
     new = Script.ref(theirs, "locked_kib")
-    script.claim("LEG-043", there, "locked_kib", ">", new, "it is locked there", done)
+    script.exceeds("LEG-043", there, "locked_kib", new, "it is locked there").when(*done)
     index = core.dma_unmap(FIRST, 16 * PAGE)
     core.is_("LEG-043", core.ok("LEG-043", index, "anybody unmaps it"), "size", 16 * PAGE, "all of it")
     yield script
@@ -109,7 +109,7 @@ def bitmaps_of_mappings_that_do_not_fit_bytes(subject: Subject) -> Iterator[Scri
         core.dma_map(FIRST + first * PAGE, count * PAGE)
     index = core.bitmap("VFIO_IOMMU_DIRTY_PAGES", FIRST, 24 * PAGE, _GET)
     core.ok("LEG-053", index, "all is as it must be")
-    core.script.claim("LEG-054", index, "guard", "==", True, "nothing around the bitmap is written")
+    core.script.equals("LEG-054", index, "guard", True, "nothing around the bitmap is written")
     if subject.has("physical_iommu"):
         bits = sum(((1 << count) - 1) << first for first, count in ((2, 3), (5, 5), (13, 7)))
         core.is_("LEG-052", index, "buf_data", bits.to_bytes(8, "little").hex(), "what is mapped, no more")

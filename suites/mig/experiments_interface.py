@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script
+from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script, succeeded
 from harness.spec.arcs import OUT_OF_RANGE, SAVING_GROUP, S, path
 from harness.uapi import vfio
 
@@ -34,19 +34,22 @@ STATE_STOP = "01000000ffffffff"
 def features_answer_probe_get_and_set(subject: Subject) -> Iterator[Script]:
     s = subject.script()
     get = s.op("feature", fd="d", flags=GET | MIGRATION, payload="00" * 8)
-    s.claim("MIG-001", get, "errno", "==", 0, "GET of MIGRATION succeeds")
+    s.succeeds("MIG-001", get, "GET of MIGRATION succeeds")
     odd = [f"{n:02x}" + "00" * 7 for n in range(1, 256, 2)]
     got = [(get, "errno", "==", 0)]
-    s.claim("MIG-002", get, "payload", "in", odd, "flags with VFIO_MIGRATION_STOP_COPY (bit 0)", got)
+    s.is_one_of("MIG-002", get, "payload", odd, "flags with VFIO_MIGRATION_STOP_COPY (bit 0)").when(*got)
     defined = [f"{n:02x}" + "00" * 7 for n in (1, 3, 5, 7)]
-    s.claim("MIG-003", get, "payload", "in", defined, "one of the combinations 1, 3, 5, 7", got)
+    s.is_one_of("MIG-003", get, "payload", defined, "one of the combinations 1, 3, 5, 7").when(*got)
 
     def probe(flags: int, clause: str, ok: bool, expected: str, payload: str = "") -> None:
         i = s.op("feature", fd="d", flags=PROBE | flags, payload=payload)
-        s.claim(clause, i, "errno", "==" if ok else "!=", 0, expected)
+        if ok:
+            s.succeeds(clause, i, expected)
+        else:
+            s.is_refused(clause, i, expected=expected)
         s.op("get_state", fd="d")
         after = s.op("get_state", fd="d")
-        s.claim("MIG-014", after, "state", "==", int(S.RUNNING), "RUNNING after a PROBE")
+        s.equals("MIG-014", after, "state", int(S.RUNNING), "RUNNING after a PROBE")
 
     probe(GET | MIGRATION, "MIG-004", True, "PROBE|GET of MIGRATION succeeds")
     probe(MIGRATION, "MIG-004", True, "PROBE of MIGRATION succeeds")
@@ -61,7 +64,7 @@ def features_answer_probe_get_and_set(subject: Subject) -> Iterator[Script]:
         probe(GET | PRECOPY_INFO_V2, "MIG-091", False, "PROBE|GET of PRECOPY_INFOv2 is refused")
     if subject.has("data_size"):
         i = s.op("feature", fd="d", flags=SET | MIG_DATA_SIZE, payload="00" * 8)
-        s.claim("MIG-094", i, "errno", "!=", 0, "SET of MIG_DATA_SIZE is refused")
+        s.is_refused("MIG-094", i, expected="SET of MIG_DATA_SIZE is refused")
     yield s
 
 
@@ -69,9 +72,9 @@ def _refused(
     s: Script, state: S, flags: int, payload: str, clause: str, argsz: int | None, expected: str
 ) -> None:
     i = s.op("feature", fd="d", flags=flags, payload=payload, argsz=argsz)
-    s.claim(clause, i, "errno", "!=", 0, expected)
+    s.is_refused(clause, i, expected=expected)
     after = s.op("get_state", fd="d")
-    s.claim("MIG-010", after, "state", "==", int(state), f"still {state.name}")
+    s.equals("MIG-010", after, "state", int(state), f"still {state.name}")
 
 
 @experiment("MIG-007", "MIG-008", "MIG-009", "MIG-010", "MIG-012", "MIG-017")
@@ -107,7 +110,7 @@ def bad_feature_requests_are_refused_and_change_nothing(subject: Subject) -> Ite
             s, state, 1 << 31 | GET | MIGRATION, "00" * 8, "MIG-012", None, "undefined flag bit 31 is refused"
         )
         long = s.op("feature", fd="d", flags=GET | MIG_DEVICE_STATE, payload="00" * 64)
-        s.claim("MIG-017", long, "errno", "==", 0, "GET with a larger argsz succeeds")
+        s.succeeds("MIG-017", long, "GET with a larger argsz succeeds")
         yield s
 
 
@@ -120,7 +123,7 @@ def the_migration_flags_are_the_same_in_every_state(subject: Subject) -> Iterato
         s.op("get_state", fd="d")
         s.set(state)
         i = s.op("feature", fd="d", flags=GET | MIGRATION, payload="00" * 8)
-        s.claim("MIG-015", i, "payload", "==", s.ref(first, "payload"), f"the same flags in {state.name}")
+        s.equals("MIG-015", i, "payload", s.ref(first, "payload"), f"the same flags in {state.name}")
     yield s
 
 
@@ -129,17 +132,11 @@ def no_region_of_the_v1_protocol_is_exposed(subject: Subject) -> Iterator[Script
     """Type 3, subtype 1 in a region's type capability was migration v1."""
     s = subject.script()
     info = s.op("device_info", fd="d")
-    s.claim("MIG-013", info, "errno", "==", 0, "VFIO_DEVICE_GET_INFO succeeds")
+    s.succeeds("MIG-013", info, "VFIO_DEVICE_GET_INFO succeeds")
     for index in range(min(int(subject.capabilities.get("num_regions") or 9), 32)):
         i = s.op("region_info", fd="d", index=index)
-        s.claim(
-            "MIG-013",
-            i,
-            "caps_hex",
-            "lacks",
-            V1_REGION,
-            "no VFIO_REGION_TYPE_MIGRATION_DEPRECATED region",
-            [(i, "errno", "==", 0)],
+        s.lacks("MIG-013", i, "caps_hex", V1_REGION, "no VFIO_REGION_TYPE_MIGRATION_DEPRECATED region").when(
+            succeeded(i)
         )
     yield s
 
@@ -180,7 +177,7 @@ def every_pair_of_states_with_a_whole_stream(subject: Subject) -> Iterator[Scrip
             way = path(cur, new, subject.flags)
             if cur == S.RESUMING and way is not None and len(way) > 1:
                 clause = "MIG-032" if new == S.STOP else "MIG-045"
-                s.claim(clause, done, "errno", "==", 0, f"SET({S(new).name}) after a whole stream succeeds")
+                s.succeeds(clause, done, f"SET({S(new).name}) after a whole stream succeeds")
             yield s
 
 
@@ -250,7 +247,7 @@ def a_dup_shares_the_position_of_the_stream(subject: Subject) -> Iterator[Script
     s.op("read_all", fd="copy", chunks=[5, 4096], max_bytes=1 << 26, keep="b")
     s.op("read", fd=fd, n=8)
     both = s.op("bytes", out="both", concat=["a", "b"])
-    s.claim("MIG-068", both, "n", "==", s.ref(whole, "n"), "as many bytes as one descriptor reads")
+    s.equals("MIG-068", both, "n", s.ref(whole, "n"), "as many bytes as one descriptor reads")
     yield s
     s = subject.script()
     whole = s.save("whole")
@@ -260,10 +257,10 @@ def a_dup_shares_the_position_of_the_stream(subject: Subject) -> Iterator[Script
     s.op("recv_fd", sock="right", out="passed")
     s.op("close", fd=fd)
     rest = s.op("read_all", fd="passed", chunks=[4096], max_bytes=1 << 26)
-    s.claim("MIG-070", rest, "n", "==", s.ref(whole, "n"), "the whole stream through the passed fd")
+    s.equals("MIG-070", rest, "n", s.ref(whole, "n"), "the whole stream through the passed fd")
     s.set(S.STOP)
     dead = s.op("read", fd="passed", n=64)
-    s.claim("MIG-070", dead, "ret", "<=", 0, "no data after the session")
+    s.at_most("MIG-070", dead, "ret", 0, "no data after the session")
     yield s
 
 
@@ -340,7 +337,7 @@ def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
     s.op("precopy_info", fd=fd)
     s.op("read_all", fd=fd, chunks=[4096], max_bytes=1 << 26)
     drained = s.op("precopy_info", fd=fd)
-    s.claim("MIG-085", drained, "initial_bytes", "==", 0, "0 when all was read")
+    s.equals("MIG-085", drained, "initial_bytes", 0, "0 when all was read")
     yield s
 
 
@@ -364,11 +361,11 @@ def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
         s.op("reset", fd="d")
     s.op("get_state", fd="d")
     opt = s.op("feature", fd="d", flags=SET | PRECOPY_INFO_V2, payload="")
-    s.claim("MIG-091", opt, "errno", "==", 0, "SET of PRECOPY_INFOv2 succeeds")
+    s.succeeds("MIG-091", opt, "SET of PRECOPY_INFOv2 succeeds")
     fd = s.set(S.PRE_COPY)
     info = s.op("precopy_info", fd=fd, flags=0xFFFFFFFF)
     ok = [(info, "errno", "==", 0)]
-    s.claim("MIG-090", info, "flags", "in", [0, 1], "no bit but VFIO_PRECOPY_INFO_REINIT", ok)
+    s.is_one_of("MIG-090", info, "flags", [0, 1], "no bit but VFIO_PRECOPY_INFO_REINIT").when(*ok)
     yield s
 
 
@@ -383,11 +380,11 @@ def reset_leads_to_running_from_every_state(subject: Subject) -> Iterator[Script
         s.op("get_state", fd="d")
         s.op("debugfs_state", dev="dev0")
         first = s.save("stream")
-        s.claim("MIG-144", s.save_set, "errno", "==", 0, f"STOP_COPY after a reset in {state.name}")
-        s.claim("MIG-144", first, "n", ">", 0, f"a stream after a reset in {state.name}")
+        s.succeeds("MIG-144", s.save_set, f"STOP_COPY after a reset in {state.name}")
+        s.exceeds("MIG-144", first, "n", 0, f"a stream after a reset in {state.name}")
         _, done = s.restore("stream")
-        s.claim("MIG-144", s.restore_set, "errno", "==", 0, f"RESUMING after a reset in {state.name}")
-        s.claim("MIG-144", done, "errno", "==", 0, f"the stream restores after a reset in {state.name}")
+        s.succeeds("MIG-144", s.restore_set, f"RESUMING after a reset in {state.name}")
+        s.succeeds("MIG-144", done, f"the stream restores after a reset in {state.name}")
         s.set(S.RUNNING)
         s.op("reset", fd="d")
         s.op("get_state", fd="d")
@@ -418,13 +415,11 @@ def a_device_closed_in_any_state_opens_again(subject: Subject) -> Iterator[Scrip
             s.op("reset", fd="d")
         s.op("set_state", fd="d", state=int(S.RUNNING))
         back = s.op("get_state", fd="d")
-        s.claim("MIG-150", back, "state", "==", int(S.RUNNING), "RUNNING after reopen and reset")
+        s.equals("MIG-150", back, "state", int(S.RUNNING), "RUNNING after reopen and reset")
         again = s.save("stream")
-        s.claim("MIG-150", s.save_set, "errno", "==", 0, "the device saves after it was reopened")
-        s.claim(
-            "MIG-151", s.save_set, "errno", "==", 0, "the device saves after an fd was used beyond its life"
-        )
-        s.claim("MIG-150", again, "n", ">", 0, "a stream after it was reopened")
+        s.succeeds("MIG-150", s.save_set, "the device saves after it was reopened")
+        s.succeeds("MIG-151", s.save_set, "the device saves after an fd was used beyond its life")
+        s.exceeds("MIG-150", again, "n", 0, "a stream after it was reopened")
         yield s
 
 
@@ -434,9 +429,9 @@ def a_bad_address_is_efault(subject: Subject) -> Iterator[Script]:
         s = subject.script()
         s.set(state)
         i = s.op("ioctl", fd="d", nr=vfio.VFIO_DEVICE_FEATURE, arg=8)
-        s.claim("MIG-168", i, "errno", "==", errno.EFAULT, "EFAULT")
+        s.is_refused("MIG-168", i, errno.EFAULT, expected="EFAULT")
         after = s.op("get_state", fd="d")
-        s.claim("MIG-168", after, "errno", "==", 0, "GET tells the state")
+        s.succeeds("MIG-168", after, "GET tells the state")
         yield s
 
 
@@ -452,7 +447,7 @@ def an_argument_that_cannot_be_written_is_efault(subject: Subject) -> Iterator[S
     for flags, size in asked:
         buf = struct.pack("=II", 8 + size, flags).hex() + "00" * size
         i = s.op("ioctl_readonly", fd="d", nr=vfio.VFIO_DEVICE_FEATURE, buf=buf)
-        s.claim("MIG-168", i, "errno", "==", errno.EFAULT, "EFAULT")
+        s.is_refused("MIG-168", i, errno.EFAULT, expected="EFAULT")
     yield s
     for cur in subject.states:
         for new in subject.states:
@@ -462,9 +457,9 @@ def an_argument_that_cannot_be_written_is_efault(subject: Subject) -> Iterator[S
             s.set(cur)
             buf = struct.pack("=IIIi", 16, SET | MIG_DEVICE_STATE, int(new), -1).hex()
             i = s.op("ioctl_readonly", fd="d", nr=vfio.VFIO_DEVICE_FEATURE, buf=buf)
-            s.claim("MIG-168", i, "errno", "!=", 0, "EFAULT, or why there is no such way")
+            s.is_refused("MIG-168", i, expected="EFAULT, or why there is no such way")
             after = s.op("feature", fd="d", flags=GET | MIG_DEVICE_STATE, payload="00" * 8)
-            s.claim("MIG-168", after, "errno", "==", 0, "GET tells the state")
+            s.succeeds("MIG-168", after, "GET tells the state")
             yield s
 
 

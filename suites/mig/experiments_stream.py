@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.spec.arcs import S
 
 MAX = 1 << 26
@@ -27,42 +27,31 @@ def a_device_resumes_the_stream_it_saved(subject: Subject) -> Iterator[Script]:
         first = s.save("stream", chunks=[65536], max_bytes=MAX)
         again = s.save("again", chunks=[65536], max_bytes=MAX)
         parts = s.save("parts", chunks=pieces[::-1] if round_ > 2 else pieces, max_bytes=MAX)
-        s.claim("MIG-120", again, "n", "==", s.ref(first, "n"), "as many bytes in the second session")
+        s.equals("MIG-120", again, "n", s.ref(first, "n"), "as many bytes in the second session")
         same = s.ref(first, "sha256")
-        s.claim("MIG-102", again, "sha256", "==", same, "the same stream from an unchanged device")
+        s.equals("MIG-102", again, "sha256", same, "the same stream from an unchanged device")
         # Where every save differs, and in equal pieces too, the pieces prove nothing.
         alike = [(again, "sha256", "==", same)]
-        s.claim("MIG-104", parts, "sha256", "==", same, "the same stream in other pieces", alike)
+        s.equals("MIG-104", parts, "sha256", same, "the same stream in other pieces").when(*alike)
         out = subject.drain(s, drains)
         s.set(S.RUNNING)
         subject.mutate(s)
         write, done = s.restore("stream")
-        s.claim("MIG-100", write, "n", "==", s.ref(first, "n"), "every byte is taken")
-        s.claim("MIG-100", done, "errno", "==", 0, "SET(STOP) succeeds after a whole stream")
+        s.equals("MIG-100", write, "n", s.ref(first, "n"), "every byte is taken")
+        s.succeeds("MIG-100", done, "SET(STOP) succeeds after a whole stream")
         restored = subject.fingerprint(s)
         if saved is not None and restored is not None:
             good = [(done, "errno", "==", 0)]
-            s.claim("MIG-101", restored, "hex", "==", s.ref(saved, "hex"), "the saved state", good)
+            s.equals("MIG-101", restored, "hex", s.ref(saved, "hex"), "the saved state").when(*good)
         if round_:
             done = _restore_in_pieces(subject, s, pieces, done, restored)
         resaved = s.save("resaved", max_bytes=MAX)
         for before, after in zip(out, subject.drain(s, drains), strict=True):
-            s.claim(
-                "MIG-101",
-                after,
-                "hex",
-                "==",
-                s.ref(before, "hex"),
-                "what the saved device gave",
-                [(done, "errno", "==", 0)],
+            s.equals("MIG-101", after, "hex", s.ref(before, "hex"), "what the saved device gave").when(
+                succeeded(done)
             )
-        s.claim(
-            "MIG-102",
-            resaved,
-            "sha256",
-            "==",
-            s.ref(first, "sha256"),
-            "the restored device saves the same stream",
+        s.equals(
+            "MIG-102", resaved, "sha256", s.ref(first, "sha256"), "the restored device saves the same stream"
         )
         s.set(S.RUNNING)
         yield s
@@ -79,11 +68,11 @@ def _restore_in_pieces(
     subject.mutate(s)
     _, done = s.restore("stream", chunks=pieces)
     taken = [(whole, "errno", "==", 0)]
-    s.claim("MIG-103", done, "errno", "==", 0, "SET(STOP) succeeds after the same stream in pieces", taken)
+    s.succeeds("MIG-103", done, "SET(STOP) succeeds after the same stream in pieces").when(*taken)
     again = subject.fingerprint(s)
     if again is not None and restored is not None:
         both = [*taken, (done, "errno", "==", 0)]
-        s.claim("MIG-103", again, "hex", "==", s.ref(restored, "hex"), "the state of the whole stream", both)
+        s.equals("MIG-103", again, "hex", s.ref(restored, "hex"), "the state of the whole stream").when(*both)
     return done
 
 
@@ -111,18 +100,12 @@ def a_stream_begun_in_pre_copy_is_whole(subject: Subject) -> Iterator[Script]:
             subject.mutate(s)
             _, done = s.restore("stream", chunks=subject.chunks())
             clause = "MIG-095" if drain == "nothing" else "MIG-119"
-            s.claim(clause, done, "errno", "==", 0, "the stream restores")
+            s.succeeds(clause, done, "the stream restores")
             if saved is not None:
                 restored = subject.fingerprint(s)
                 assert restored is not None
-                s.claim(
-                    "MIG-118",
-                    restored,
-                    "hex",
-                    "==",
-                    s.ref(saved, "hex"),
-                    "the state at STOP_COPY",
-                    [(done, "errno", "==", 0)],
+                s.equals("MIG-118", restored, "hex", s.ref(saved, "hex"), "the state at STOP_COPY").when(
+                    succeeded(done)
                 )
             yield s
 
@@ -135,14 +118,14 @@ def _after_damage(subject: Subject, s: Script, done: int) -> None:
     back = s.op("get_state", fd="d")
     refused, taken = [(done, "errno", "!=", 0)], [(done, "errno", "==", 0)]
     for clause, when in (("MIG-112", refused), ("MIG-114", taken)):
-        s.claim(clause, back, "state", "==", int(S.RUNNING), "RUNNING after the reset", when)
+        s.equals(clause, back, "state", int(S.RUNNING), "RUNNING after the reset").when(*when)
     _, again = s.restore("good")
     saved = s.save("after", max_bytes=MAX)
     for clause, when in (("MIG-112", refused), ("MIG-114", taken)):
-        s.claim(clause, s.restore_set, "errno", "==", 0, "RESUMING can be entered afterwards", when)
-        s.claim(clause, again, "errno", "==", 0, "a good stream restores afterwards", when)
-        s.claim(clause, s.save_set, "errno", "==", 0, "the device saves afterwards", when)
-        s.claim(clause, saved, "n", ">", 0, "a stream afterwards", when)
+        s.succeeds(clause, s.restore_set, "RESUMING can be entered afterwards").when(*when)
+        s.succeeds(clause, again, "a good stream restores afterwards").when(*when)
+        s.succeeds(clause, s.save_set, "the device saves afterwards").when(*when)
+        s.exceeds(clause, saved, "n", 0, "a stream afterwards").when(*when)
 
 
 @experiment("MIG-105", "MIG-106", "MIG-111", "MIG-112", "MIG-113", "MIG-114")
@@ -154,7 +137,7 @@ def an_incomplete_stream_is_refused(subject: Subject) -> Iterator[Script]:
         s.save("good", max_bytes=MAX)
         _, done = s.restore("good", n=cut, off=0) if cut else (0, _empty(s))
         clause = "MIG-105" if cut else "MIG-106"
-        s.claim(clause, done, "errno", "!=", 0, f"SET(STOP) after {cut} of {size} bytes is refused")
+        s.is_refused(clause, done, expected=f"SET(STOP) after {cut} of {size} bytes is refused")
         _after_damage(subject, s, done)
         yield s
 
@@ -176,7 +159,7 @@ def an_aborted_resume_can_be_completed_or_reset(subject: Subject) -> Iterator[Sc
     s.op("write_all", fd=fd, from_="good", chunks=[4096], off=0, n=subject.data_size // 2)
     s.set(S.STOP)
     half = s.last_set()
-    s.claim("MIG-105", half, "errno", "!=", 0, "SET(STOP) after half the stream is refused")
+    s.is_refused("MIG-105", half, expected="SET(STOP) after half the stream is refused")
     if subject.has("reset"):
         s.op("reset", fd="d")
         s.op("get_state", fd="d")
@@ -251,31 +234,19 @@ def a_foreign_stream_is_refused(subject: Subject) -> Iterator[Script]:
         if kind == "excess":
             restored = subject.fingerprint(s)
             if restored is not None and saved is not None:
-                s.claim(
-                    "MIG-108",
-                    restored,
-                    "hex",
-                    "==",
-                    s.ref(saved, "hex"),
-                    "the saved state where SET succeeded",
-                    [(done, "errno", "==", 0)],
-                )
+                s.equals(
+                    "MIG-108", restored, "hex", s.ref(saved, "hex"), "the saved state where SET succeeded"
+                ).when(succeeded(done))
             kept = s.op("get_state", fd="d")
             stopped = [int(S.RESUMING), int(S.STOP), int(S.ERROR)]
-            s.claim(
-                "MIG-108",
-                kept,
-                "state",
-                "in",
-                stopped,
-                "RESUMING, STOP or ERROR where it was refused",
-                [(done, "errno", "!=", 0)],
-            )
+            s.is_one_of(
+                "MIG-108", kept, "state", stopped, "RESUMING, STOP or ERROR where it was refused"
+            ).when((done, "errno", "!=", 0))
         else:
             clause = "MIG-109" if kind == "random" else "MIG-110"
             # Halves that are alike exchange to the stream itself, which is a good one.
             differs = [(bad, "sha256", "!=", s.ref(good, "sha256"))]
-            s.claim(clause, done, "errno", "!=", 0, f"the {kind} stream is refused", differs)
+            s.is_refused(clause, done, expected=f"the {kind} stream is refused").when(*differs)
         _after_damage(subject, s, done)
         yield s
 
@@ -308,18 +279,13 @@ def saving_and_cancelling_change_nothing(subject: Subject) -> Iterator[Script]:
         s.op("sleep", ms=20)
         after = subject.fingerprint(s)
         assert after is not None
-        s.claim(
-            clause,
-            after,
-            "hex",
-            "==",
-            s.ref(before, "hex"),
-            f"unchanged after {', '.join(x.name for x in walk)}",
+        s.equals(
+            clause, after, "hex", s.ref(before, "hex"), f"unchanged after {', '.join(x.name for x in walk)}"
         )
         if clause == "MIG-125":
             later = subject.fingerprint(s)
             assert later is not None
-            s.claim(clause, later, "hex", "==", s.ref(after, "hex"), "unchanged while in STOP")
+            s.equals(clause, later, "hex", s.ref(after, "hex"), "unchanged while in STOP")
         yield s
 
 
@@ -331,12 +297,10 @@ def regions_answer_while_stopped(subject: Subject) -> Iterator[Script]:
         for region, offset, length, width in subject.state_regions:
             i = s.op("region_read", fd="d", region=region, off=offset, n=min(width, length))
             if state == S.STOP:
-                s.claim("MIG-126", i, "errno", "==", 0, "the read of a region succeeds in STOP")
+                s.succeeds("MIG-126", i, "the read of a region succeeds in STOP")
             after = s.op("get_state", fd="d")
             clause = "MIG-126" if state == S.STOP else "MIG-127"
-            s.claim(
-                clause, after, "state", "==", int(state), f"still {state.name} after an access to a region"
-            )
+            s.equals(clause, after, "state", int(state), f"still {state.name} after an access to a region")
         yield s
 
 
@@ -358,25 +322,13 @@ def a_set_that_fails_for_want_of_resources_keeps_the_rules(subject: Subject) -> 
                 done = s.op("set_state", fd="d", state=int(new), out=out)
                 s.op("pwrite", fd="nth", off=0, hex=b"0".hex())
                 after = s.op("get_state", fd="d")
-                s.claim(
-                    "MIG-165",
-                    after,
-                    "errno",
-                    "==",
-                    0,
-                    "GET tells the state",
-                    [(done, "errno", "in", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])],
+                s.succeeds("MIG-165", after, "GET tells the state").when(
+                    (done, "errno", "in", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])
                 )
                 if subject.has("reset"):
                     s.op("reset", fd="d")
                     back = s.op("get_state", fd="d")
-                    s.claim(
-                        "MIG-165",
-                        back,
-                        "state",
-                        "==",
-                        int(S.RUNNING),
-                        "a reset recovers",
-                        [(done, "errno", "!=", 0)],
+                    s.equals("MIG-165", back, "state", int(S.RUNNING), "a reset recovers").when(
+                        (done, "errno", "!=", 0)
                     )
                 yield s

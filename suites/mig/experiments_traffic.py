@@ -12,7 +12,7 @@ from fixtures.experiment import experiment
 from fixtures.subject import Subject
 from fixtures.traffic_script import TrafficScript, engine_of
 from harness.program.pages import PAGE
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.spec.arcs import S, State
 
 _SETTLE_MS, _SOON_MS = 5, 3000
@@ -56,7 +56,7 @@ def _silent(s: TrafficScript, clause: str, when: Sequence[tuple[int, str, str, o
     s.fill()
     s.op("sleep", ms=_wait_ms(s))
     seen = s.seen()
-    s.claim(clause, seen, "pages", "==", 0, f"no page of memory changes in {where}", when=when)
+    s.equals(clause, seen, "pages", 0, f"no page of memory changes in {where}").when(*when)
 
 
 @experiment("MIG-129", "MIG-172", traffic=True)
@@ -74,7 +74,7 @@ def endless_dma_rests_while_the_device_is_stopped(subject: Subject) -> Iterator[
         if way[-1] != S.RESUMING:  # which takes a stream to be left by SET
             s.set(S.RUNNING)
             again = s.changed(1)
-            s.claim("MIG-172", again, "done", "==", True, "the traffic goes on in RUNNING", when=going)
+            s.equals("MIG-172", again, "done", True, "the traffic goes on in RUNNING").when(*going)
             s.traffic.stop()
         s.end_traffic()
         yield s
@@ -95,10 +95,10 @@ def a_busy_device_is_stopped_at_any_moment(subject: Subject) -> Iterator[Script]
         s.fill()
         s.op("sleep", ms=_SETTLE_MS)
         seen = s.seen()
-        s.claim("MIG-129", seen, "pages", "==", 0, "no page of memory changes", when=going)
+        s.equals("MIG-129", seen, "pages", 0, "no page of memory changes").when(*going)
         s.set(S.RUNNING)
     again = s.changed(0)
-    s.claim("MIG-172", again, "done", "==", True, "the traffic goes on in RUNNING", when=going)
+    s.equals("MIG-172", again, "done", True, "the traffic goes on in RUNNING").when(*going)
     s.traffic.stop()
     s.end_traffic()
     yield s
@@ -126,15 +126,13 @@ def work_under_way_is_over_when_the_device_is_stopped(subject: Subject) -> Itera
             later = s.seen()
             for clause in ("MIG-170", "MIG-129"):
                 expected = "memory is as it was when SET returned"
-                s.claim(clause, later, "ranges", "==", Script.ref(at_once, "ranges"), expected)
+                s.equals(clause, later, "ranges", Script.ref(at_once, "ranges"), expected)
             if way[-1] != S.RESUMING:
                 s.set(S.RUNNING)
                 done = s.traffic.wait()
-                s.claim("MIG-176", done, "done", "==", True, "the work is done in RUNNING")
+                s.equals("MIG-176", done, "done", True, "the work is done in RUNNING")
                 pages, all_of_it = -(-length // PAGE), "all of the block is written"
-                s.claim(
-                    "MIG-176", s.seen(), "pages", "==", pages, all_of_it, when=[(done, "done", "==", True)]
-                )
+                s.equals("MIG-176", s.seen(), "pages", pages, all_of_it).when((done, "done", "==", True))
             s.end_traffic()
             yield s
 
@@ -152,7 +150,7 @@ def dma_asked_for_in_a_stopped_device_waits(subject: Subject) -> Iterator[Script
             s.traffic.begin(s.at(3), s.block, delay_ms=delay)  # the memory still is as it was filled
             s.op("sleep", ms=_wait_ms(s) + delay)
             expected = f"no page of memory changes in {way[-1].name}"
-            s.claim("MIG-175", s.seen(), "pages", "==", 0, expected)
+            s.equals("MIG-175", s.seen(), "pages", 0, expected)
             if way[-1] != S.RESUMING:
                 s.set(S.RUNNING)
                 s.op("sleep", ms=_wait_ms(s))
@@ -180,7 +178,7 @@ def no_peer_to_peer_dma_in_p2p_states(subject: Subject) -> Iterator[Script]:
             _silent(s, "MIG-171", going, way[-1].name)
             s.set(S.RUNNING)
             again = s.changed(1)
-            s.claim("MIG-172", again, "done", "==", True, "the traffic goes on in RUNNING", when=going)
+            s.equals("MIG-172", again, "done", True, "the traffic goes on in RUNNING").when(*going)
             s.traffic.stop()
             s.end_traffic()
             yield s
@@ -192,7 +190,7 @@ def no_peer_to_peer_dma_in_p2p_states(subject: Subject) -> Iterator[Script]:
         s.op("sleep", ms=_wait_ms(s) + max(_DELAYS_MS))
         later = s.seen()
         expected = "memory is as it was when SET returned"
-        s.claim("MIG-170", later, "ranges", "==", Script.ref(at_once, "ranges"), expected)
+        s.equals("MIG-170", later, "ranges", Script.ref(at_once, "ranges"), expected)
         s.set(S.RUNNING)
         s.traffic.wait()
         _go(s, way)
@@ -200,7 +198,7 @@ def no_peer_to_peer_dma_in_p2p_states(subject: Subject) -> Iterator[Script]:
         s.traffic.begin(s.at(5), s.block, delay_ms=0, p2p=True)
         s.op("sleep", ms=_wait_ms(s))
         expected = f"no page of memory changes in {way[-1].name}"
-        s.claim("MIG-171", s.seen(), "pages", "==", 0, expected)
+        s.equals("MIG-171", s.seen(), "pages", 0, expected)
         s.set(S.RUNNING)
         s.traffic.wait()
         s.end_traffic()
@@ -229,7 +227,7 @@ def the_internal_state_of_a_busy_device_rests(subject: Subject) -> Iterator[Scri
         assert before is not None
         assert after is not None
         expected = "the state regions are as they were"
-        s.claim("MIG-173", after, "hex", "==", Script.ref(before, "hex"), expected)
+        s.equals("MIG-173", after, "hex", Script.ref(before, "hex"), expected)
         s.end_traffic()
         yield s
 
@@ -250,10 +248,9 @@ def a_restored_device_goes_on_with_the_traffic(subject: Subject) -> Iterator[Scr
     _silent(s, "MIG-174", [*going, (restored, "errno", "==", 0)], "STOP after RESUMING")
     s.set(S.RUNNING)
     again = s.changed(1)
-    s.claim(
-        "MIG-174", again, "done", "==", True, "the restored device writes as the saved one did",
-        when=[*going, (restored, "errno", "==", 0)],
-    )  # fmt: skip
+    s.equals("MIG-174", again, "done", True, "the restored device writes as the saved one did").when(
+        *going, succeeded(restored)
+    )
     s.traffic.stop()
     s.end_traffic()
     yield s
@@ -289,15 +286,15 @@ def _silenced(subject: Subject, s: TrafficScript, way: Sequence[State]) -> Traff
     s.op("eventfd_read", fd="event")
     s.op("sleep", ms=4 * _SETTLE_MS)
     expected = f"no interrupt in {way[-1].name}"
-    s.claim("MIG-128", s.op("eventfd_read", fd="event"), "errno", "!=", 0, expected, when=came)
+    s.is_refused("MIG-128", s.op("eventfd_read", fd="event"), expected=expected).when(*came)
     s.traffic.interrupt()
     s.op("sleep", ms=2 * _SETTLE_MS)
-    s.claim("MIG-128", s.op("eventfd_read", fd="event"), "errno", "!=", 0, expected, when=came)
+    s.is_refused("MIG-128", s.op("eventfd_read", fd="event"), expected=expected).when(*came)
     if way[-1] != S.RESUMING:
         s.set(S.RUNNING)
         s.traffic.interrupt()
         index = s.op("eventfd_read", fd="event", timeout_ms=_SOON_MS)
-        s.claim("MIG-177", index, "errno", "==", 0, "an interrupt comes in RUNNING", when=came)
+        s.succeeds("MIG-177", index, "an interrupt comes in RUNNING").when(*came)
     if subject.has("engine_timer"):
         s.traffic.timer(0)
     s.end_traffic()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import Script
+from harness.program.script import Script, succeeded
 from harness.spec.arcs import S
 from suites.mig.experiments_interface import open_device
 
@@ -90,4 +90,4 @@ def _fingerprint(subject: Subject, s: Script) -> int:
 
 def _is_the_saved_one(subject: Subject, s: Script, clause: str, saved: int, done: int) -> None:
     restored = _fingerprint(subject, s)
-    s.claim(clause, restored, "hex", "==", s.ref(saved, "hex"), "the saved state", [(done, "errno", "==", 0)])
+    s.equals(clause, restored, "hex", s.ref(saved, "hex"), "the saved state").when(succeeded(done))

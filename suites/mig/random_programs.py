@@ -154,7 +154,7 @@ def race_program(subject: Subject) -> dict[str, Any]:
         ],
     )
     after = S.RUNNING if ending == "reset" else S.STOP
-    s.claim("MIG-069", end, "state", "==", int(after), f"{after.name}, whatever the reader did with its fd")
+    s.equals("MIG-069", end, "state", int(after), f"{after.name}, whatever the reader did with its fd")
     program = s.to_json()
     if closes:
         return program
