@@ -20,9 +20,11 @@ from harness.agent.validation import TYPES
 from harness.commands.clause_holders import holders_of
 from harness.errors import UsageError
 from harness.profiles import load_profile, profile_names
+from harness.spec.capabilities import CAPABILITIES
 from harness.spec.clause import Clause, all_clauses
 
 __all__ = [
+    "capabilities_document",
     "clauses",
     "clauses_document",
     "generated_documents",
@@ -59,7 +61,7 @@ def _in_full(clause: Clause) -> str:
     holders = holders_of(clause)
     rows: list[tuple[str, Sequence[str]]] = [
         ("source", [clause.source]),
-        ("needs", [_needs(clause)]),
+        ("needs", [f"{n}: {CAPABILITIES[n].meaning}" for n in clause.needs] or ["nothing"]),
         ("since", [clause.since]),
         ("untested", [clause.untested] * bool(clause.untested)),
         ("judges", holders.judges),
@@ -131,6 +133,22 @@ def profiles_document() -> str:
     return "\n".join(parts) + "\n" + "\n".join(rows) + "\n"
 
 
+def capabilities_document() -> str:
+    """docs/capabilities.md: what clauses can need."""
+    parts = [
+        _NOTE,
+        "# Capabilities\n",
+        "What a device, its host or its profile can have; a clause that needs one which is not there is not\n"
+        "applicable. Each is found out before the suites begin, by the file named here.\n",
+        "| capability | type | is defined by | means | found out by |\n|---|---|---|---|---|",
+    ]
+    rows = [
+        "| " + " | ".join(map(_cell, (f"`{c.name}`", c.type, c.source, c.meaning, f"`{c.probe}`"))) + " |"
+        for c in CAPABILITIES.values()
+    ]
+    return "\n".join([*parts, *rows]) + "\n"
+
+
 def operations_document() -> str:
     """docs/operations.md: the language of programs."""
     parts = [
@@ -159,6 +177,7 @@ def operations_document() -> str:
 def generated_documents() -> dict[Path, str]:
     """Path and text of every document that is made from the tables."""
     return {
+        PROJECT / "docs" / "capabilities.md": capabilities_document(),
         PROJECT / "docs" / "clauses.md": clauses_document(),
         PROJECT / "docs" / "operations.md": operations_document(),
         PROJECT / "docs" / "profiles.md": profiles_document(),
@@ -171,7 +190,7 @@ def clauses(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable, with every field")] = False,
     write_docs: Annotated[
-        bool, typer.Option("--write-docs", help="write docs/clauses.md, operations.md and profiles.md again")
+        bool, typer.Option("--write-docs", help="write the documents made from the tables again")
     ] = False,
 ) -> None:
     """List the clauses of the contract; a clause named by its id is shown in full.

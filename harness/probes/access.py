@@ -1,17 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ways there are to a device: group, legacy container, hot reset, mappings; asked of the host.
 
-Capabilities given:
-
-`group`         the device's group has a node
-`legacy`        a container takes the group, and gives the device
-`shared_group`  the run holds another device of the same group (`companions` of the inventory)
-`hot_reset`     VFIO_DEVICE_GET_PCI_HOT_RESET_INFO is supported; `hot_reset_owned`: and affects only devices
-                of the program
-`mmap_region`   index of a region whose first page can be mapped, plus one; 0 where there is none
-`cdev_name`     the name of the cdev in sysfs, `sysfs` the folder of the device there
-`groups`        IOMMU group of each device of the program, by the name it has there
-`names`         name of each in sysfs (PCI address, UUID)
+The capabilities that it gives stand in `harness/spec/capabilities.py`, with what defines them.
 """
 
 from __future__ import annotations

@@ -1,30 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a PCI-flavoured device shows of itself beyond the infos: configuration space and known registers.
 
-Capabilities given:
-
-`pci_api`, `vfio_pci`
-                    it has the PCI regions; its configuration space is that of a physical function
-`physical_function` that of one that is no virtual function
-`config`            configuration space as read at the start (hex; 256 or 4096 bytes)
-`pci_msi`, `pci_msix`, `pci_pm`, `pci_exp`
-                    offset of the capability, 0 where there is none; `pci_flr`: of one that can be reset by it
-`pci_extended`      there is an extended configuration space
-`irq_intx`, `irq_msi`, `irq_msix`, `any_irq`
-                    interrupts of the index (any: the first index that has some, plus one)
-`info_caps`, `sparse_mmap`, `read_only_region`, `dma_buf_region`
-                    index, plus one, of a region that has it; 0 where none has
-`ioeventfd`         VFIO_DEVICE_IOEVENTFD is supported
-`unmask_eventfd`    INTx can be unmasked by an eventfd
-`gfx`, `gfx_region`, `gfx_dmabuf`
-                    it has planes; of the type that is a region, a dma-buf
-`plane_on`          registers that show a frame buffer, and none: {region, writes, off, width, height}
-`frame_buffer`      index, plus one, of the region that is the frame buffer; `plane_region`: as the plane says
-`gfx_edid`          index, plus one, of the region with the monitor's EDID; `edid_offset`, `edid_max_size`
-`uart`              the class code is that of a 16550, and region 0 its registers
-`scratch`           a register that keeps what is written: {region, off, inverted}
-`irq_source`, `intx_source`, `msi_source`
-                    registers that raise and acknowledge an interrupt: {region, raise, ack}
+The capabilities that it gives stand in `harness/spec/capabilities.py`, with what defines them.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from harness.spec.capabilities import unknown_names
+
 __all__ = ["Clause", "Level", "all_clauses", "by_id", "matching"]
 
 Level = Literal["MUST", "SHOULD", "MAY"]
@@ -20,8 +22,8 @@ _ID = re.compile(r"[A-Z]{3,5}-\d{3}")
 class Clause:
     """One rule.
 
-    `needs` names capabilities that PROBE must have shown (see `harness.oracle.judge.applicable`); `since` is
-    for the reader only; `untested` says why a clause has no check yet, and is the only excuse.
+    `needs` names capabilities (`harness.spec.capabilities`) that PROBE must have shown; `since` is for the
+    reader only; `untested` says why a clause has no check yet, and is the only excuse.
     """
 
     id: str
@@ -40,6 +42,8 @@ class Clause:
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
             raise ValueError(f"clause id {self.id!r} is not like MIG-012")
+        if wrong := unknown_names(self.needs):
+            raise ValueError(f"clause {self.id}: needs {wrong}")
 
     @property
     def chapter(self) -> str:

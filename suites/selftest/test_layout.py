@@ -391,3 +391,31 @@ def test_documents_link_to_files_that_exist():
             if "://" not in target and not (ROOT / path).parent.joinpath(target).exists():
                 wrong.append(f"{path}: links to {target}, which is not there")
     assert not wrong, "\n".join(wrong)
+
+
+# -- lines that can be read side by side
+
+WIDEST = 120
+WIDE_DOCUMENTS = {"docs/proof.md"}  # tables alone, made by a command
+
+
+def wide_lines(path: str, text: str) -> list[str]:
+    """Lines of prose over the width, each as `path:line`; tables, code and one long word are none."""
+    found, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        prose = path.endswith(".py") or not (fenced or line.startswith(("|", "    ", "!", "<!--")))
+        if prose and len(line) > WIDEST and " " in line.strip():
+            found.append(f"{path}:{number}")
+    return found
+
+
+def test_no_line_of_prose_is_too_wide():
+    paths = [f for f in tracked() if f.endswith((".md", ".py")) and f not in WIDE_DOCUMENTS]
+    assert [w for f in paths for w in wide_lines(f, text_of(f) or "")] == []
+
+
+@pytest.mark.parametrize(("path", "prefix"), [("x.py", ""), ("x.md", ""), ("x.md", "* ")])
+def test_a_wide_line_is_seen(path, prefix):
+    assert wide_lines(path, f"short\n{prefix}{'word ' * 30}\n") == [f"{path}:2"]
+    assert wide_lines("x.md", f"| {'word ' * 30} |") == []
