@@ -50,7 +50,7 @@ class _Thread:
         self.tid = 0
 
 
-class Run:
+class RunningProgram:
     """One program under way; shared by its threads."""
 
     def __init__(
@@ -231,7 +231,7 @@ class Executor:
 
     def __init__(self) -> None:
         self.sessions: dict[str, Slots] = {}
-        self._current: Run | None = None
+        self._current: RunningProgram | None = None
         self._batch: list[dict[str, Any]] | None = None
 
     def run_many(self, programs: list[Any]) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class Executor:
         else:
             slots = self.sessions.get(session) or self.sessions.setdefault(session, Slots())
         slots.keep.update(program.get("keep", ()))
-        run = Run(slots, program, threads, session)
+        run = RunningProgram(slots, program, threads, session)
         self._current = run
         if run.has_actors:
             self._start_actors(run)
@@ -296,7 +296,7 @@ class Executor:
         result = {"trace": list(run.trace), "hung": {**run.hung(), "slow": slow}}
         return result if self._batch is None else {"results": [*self._batch, result]}
 
-    def _start_actors(self, run: Run) -> None:
+    def _start_actors(self, run: RunningProgram) -> None:
         forked = {op[1]["actor"] for t in run.threads for op in t.ops if op[0] == "fork"}
         for thread in run.threads:
             name = thread.actor

@@ -22,7 +22,7 @@ import typer
 from harness import PROJECT
 from harness.errors import EXIT_CONFORMING, EXIT_NON_CONFORMING, UsageError
 
-__all__ = ["CHECKS", "Check", "Outcome", "check", "run_check", "summary_lines"]
+__all__ = ["CHECKS", "Check", "CheckOutcome", "check", "run_check", "summary_lines"]
 
 SILENCE_S = 60.0
 GRACE_S = 90.0
@@ -75,7 +75,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 @dataclass
-class Outcome:
+class CheckOutcome:
     """How a check ended: `status` is passed, FAILED or skipped; `why` is empty for passed."""
 
     check: Check
@@ -136,7 +136,7 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in environment.items() if not k.startswith("VFIOCERT_CHECK_")}
 
 
-def run_check(check: Check, silence_s: float = SILENCE_S) -> Outcome:
+def run_check(check: Check, silence_s: float = SILENCE_S) -> CheckOutcome:
     """Runs one check to its end or its deadline, saying each `silence_s` of silence that it still runs."""
     started = time.monotonic()
     process = subprocess.Popen(
@@ -171,7 +171,7 @@ def run_check(check: Check, silence_s: float = SILENCE_S) -> Outcome:
         if process.poll() is None:
             _stop(process)
         process.stdout.close()
-    return Outcome(check, "FAILED" if why else "passed", why, time.monotonic() - started)
+    return CheckOutcome(check, "FAILED" if why else "passed", why, time.monotonic() - started)
 
 
 def _selected(only: Sequence[str]) -> tuple[Check, ...]:
@@ -182,7 +182,7 @@ def _selected(only: Sequence[str]) -> tuple[Check, ...]:
     return tuple(c for c in CHECKS if not only or c.name in only)
 
 
-def summary_lines(outcomes: Sequence[Outcome]) -> list[str]:
+def summary_lines(outcomes: Sequence[CheckOutcome]) -> list[str]:
     """The closing table, one line a check, and the counts alone on the last line."""
     lines = []
     for o in outcomes:
@@ -207,7 +207,7 @@ def check(
     outcomes = []
     for one in _selected(only or ()):
         if fast and one.needs_lab:
-            outcomes.append(Outcome(one, "skipped", "--fast"))
+            outcomes.append(CheckOutcome(one, "skipped", "--fast"))
             continue
         _line(f"== {one.name}: {one.what}")
         outcomes.append(run_check(one))

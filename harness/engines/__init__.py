@@ -30,10 +30,10 @@ from harness.errors import HarnessError
 from harness.program.script import Script
 
 __all__ = [
+    "DmaReach",
     "Engine",
     "Gift",
     "Probe",
-    "Reach",
     "Step",
     "Traffic",
     "Wake",
@@ -53,7 +53,7 @@ Step = list[Any]
 
 
 @dataclass(frozen=True)
-class Reach:
+class DmaReach:
     """Where an engine can write: IOVAs from `lowest` to `highest` (its last byte), aligned to `align`,
     `max_bytes` in a block and `max_blocks` in a command; at least `min_bytes` are written."""
 
@@ -102,7 +102,7 @@ class Engine:
     """One kind of engine.  `cost_ms` is what a command takes, for the size of a test; nothing asserts it."""
 
     name: str
-    reach: Reach
+    reach: DmaReach
     gifts: frozenset[Gift]
     traffic: Callable[..., Traffic]
     probes: tuple[Probe, ...] = ()

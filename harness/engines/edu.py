@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.engines import Engine, Probe, Reach, Traffic, u32
+from harness.engines import DmaReach, Engine, Probe, Traffic, u32
 
 __all__ = ["ENGINE"]
 
@@ -54,7 +54,7 @@ class _EduTraffic(Traffic):
 
 ENGINE = Engine(
     "edu",
-    Reach(0, (1 << 28) - 1, 1, 4095),
+    DmaReach(0, (1 << 28) - 1, 1, 4095),
     frozenset(("read", "begin", "interrupt", "p2p-all", "bytes")),
     _EduTraffic,
     probes=(Probe(_BAR, _ID, 0x0000FFFF, 0x00ED),),

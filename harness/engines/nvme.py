@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from harness.engines import Engine, Probe, Reach, Step, Traffic, Wake, u32, u64
+from harness.engines import DmaReach, Engine, Probe, Step, Traffic, Wake, u32, u64
 
 __all__ = ["ENGINE"]
 
@@ -74,7 +74,7 @@ class _NvmeTraffic(Traffic):
 ENGINE = Engine(
     "nvme",
     # IDENTIFY always writes a whole page; the queues' own pages are not for tests.
-    Reach(0, _QUEUES - 1, 4096, 4096, min_bytes=4096),
+    DmaReach(0, _QUEUES - 1, 4096, 4096, min_bytes=4096),
     frozenset(),
     _NvmeTraffic,
     probes=(Probe(_BAR, _CAP_HIGH, 0xF, 0),),  # doorbells one after the other (CAP.DSTRD), as in every drive

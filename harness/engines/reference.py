@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.engines import Engine, Probe, Reach, Traffic, u32, u64
+from harness.engines import DmaReach, Engine, Probe, Traffic, u32, u64
 
 __all__ = ["ENGINE"]
 
@@ -54,7 +54,7 @@ class _ReferenceTraffic(Traffic):
 
 ENGINE = Engine(
     "vfiocert_ref",
-    Reach(0, (1 << 64) - 1, 1, 1 << 20, 1 << 20),
+    DmaReach(0, (1 << 64) - 1, 1, 1 << 20, 1 << 20),
     frozenset(("read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "bytes", "pinned")),
     _ReferenceTraffic,
     probes=(Probe(_BAR, _ID, 0xFFFFFFFF, 0x54434656), Probe(_BAR, _FEATURES, 1, 1)),

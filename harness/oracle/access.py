@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.oracle.judgement import Judgement
 from harness.oracle.ownership import Expect
-from harness.oracle.ownership_rules import Rules
+from harness.oracle.ownership_rules import OwnershipRules
 
 __all__ = ["judge_ownership"]
 
@@ -38,7 +38,7 @@ def judge_ownership(program: Mapping[str, Any], trace: Sequence[Record], out: Ju
     """Count the clauses of ACC that the trace checked and keep what was broken."""
     about = program["world"]
     groups = {str(k): int(v) for k, v in about["groups"].items()}
-    world = Rules(groups, bool(about["emulated"]), about.get("names", {}))
+    world = OwnershipRules(groups, bool(about["emulated"]), about.get("names", {}))
     if len(program["threads"]) > 1:
         _judge_race(world, program, trace, out)
         return
@@ -63,7 +63,7 @@ def _of(op: Sequence[Any], proc: str) -> Step:
     return proc, str(name), args
 
 
-def _step(world: Rules, step: Step, record: Record, index: int, out: Judgement) -> None:
+def _step(world: OwnershipRules, step: Step, record: Record, index: int, out: Judgement) -> None:
     proc, name, args = step
     if record.get("skipped"):
         return
@@ -85,7 +85,7 @@ def _said(record: Record) -> str:
     return f"it fails with {errnos.errorcode.get(number, number)}"
 
 
-def _check_answer(world: Rules, step: Step, record: Record, index: int, out: Judgement) -> None:
+def _check_answer(world: OwnershipRules, step: Step, record: Record, index: int, out: Judgement) -> None:
     """What an operation that succeeds must give back."""
     proc, name, args = step
     if name == "bind":
@@ -116,7 +116,7 @@ def _check_answer(world: Rules, step: Step, record: Record, index: int, out: Jud
 
 
 def _check_affected(
-    world: Rules, proc: str, args: Mapping[str, Any], record: Record, index: int, out: Judgement
+    world: OwnershipRules, proc: str, args: Mapping[str, Any], record: Record, index: int, out: Judgement
 ) -> None:
     """The devices that a hot reset would affect, and who owns them."""
     file = world.file(proc, args["fd"])
@@ -159,7 +159,9 @@ class _Timed:
         return int(self.record["t0"]) + int(self.record["dt"])
 
 
-def _judge_race(world: Rules, program: Mapping[str, Any], trace: Sequence[Record], out: Judgement) -> None:
+def _judge_race(
+    world: OwnershipRules, program: Mapping[str, Any], trace: Sequence[Record], out: Judgement
+) -> None:
     if any(_unusable(r) for r in trace):
         return
     threads = {t["name"]: t for t in program["threads"]}
@@ -190,10 +192,10 @@ def _one_wins(
         out.check("ACC-072", len(won) >= 1, 0, "one of those who claim a free device gets it", words)
 
 
-def _explained(world: Rules, lanes: list[list[_Timed]]) -> bool | None:
+def _explained(world: OwnershipRules, lanes: list[list[_Timed]]) -> bool | None:
     """Whether an order exists; None when there are too many to tell."""
     states = 0
-    todo: list[tuple[Rules, tuple[int, ...]]] = [(world, (0,) * len(lanes))]
+    todo: list[tuple[OwnershipRules, tuple[int, ...]]] = [(world, (0,) * len(lanes))]
     while todo:
         now, heads = todo.pop()
         ready = [lanes[n][h] for n, h in enumerate(heads) if h < len(lanes[n])]

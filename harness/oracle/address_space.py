@@ -19,7 +19,7 @@ from typing import Any
 from harness.oracle.capability_chain import capability_chain, iova_ranges
 from harness.oracle.iommu_dirty import bytes_of
 from harness.oracle.judgement import Judgement
-from harness.spec.address_rules import COMPAT, COMPAT_V1, NATIVE, TYPE1, TYPE1V2, Rules
+from harness.spec.address_rules import COMPAT, COMPAT_V1, NATIVE, TYPE1, TYPE1V2, AddressRules
 from harness.uapi import iommufd, iommufd_test, vfio
 
 __all__ = ["AddressSpaces", "judge_address_spaces"]
@@ -47,7 +47,7 @@ class _Area:
 class _Space:
     """One address space."""
 
-    rules: Rules
+    rules: AddressRules
     areas: dict[int, _Area] = field(default_factory=dict)
     ranges: list[tuple[int, int]] | None = None
     alignment: int = 0
@@ -63,7 +63,7 @@ class AddressSpaces:
     def __init__(self, out: Judgement) -> None:
         self.out = out
         self._spaces: dict[tuple[str, int], _Space] = {}
-        self._kinds: dict[str, Rules] = {}
+        self._kinds: dict[str, AddressRules] = {}
         self._compat: dict[str, int] = {}
         self._cutting: set[str] = set()
         """Iommufds that were told to be type1: these cut mappings."""
@@ -159,7 +159,7 @@ class AddressSpaces:
             return
         self._compat[args["fd"]] = record["ioas_id"] if operation == iommufd.IOMMU_VFIO_IOAS_SET else 0
 
-    def _legacy(self, args: Args) -> tuple[_Space | None, Rules]:
+    def _legacy(self, args: Args) -> tuple[_Space | None, AddressRules]:
         slot = args["fd"]
         if slot in self._compat:
             rules = COMPAT_V1 if slot in self._cutting else COMPAT
@@ -219,7 +219,8 @@ class AddressSpaces:
         )
 
     def _mapped(
-        self, index: int, space: _Space, rules: Rules, args: Args, record: Record, length: int, flags: int,
+        self, index: int, space: _Space, rules: AddressRules, args: Args, record: Record, length: int,
+        flags: int,
         source: tuple[str, int] | None, offset: int,
     ) -> None:  # fmt: skip
         iova, done = record["iova"], not record["errno"]
@@ -245,7 +246,7 @@ class AddressSpaces:
             space.areas[iova] = _Area(length, flags, source)
 
     def _must_refuse(
-        self, space: _Space, rules: Rules, iova: int, length: int, flags: int, offset: int
+        self, space: _Space, rules: AddressRules, iova: int, length: int, flags: int, offset: int
     ) -> tuple[str | None, str]:
         """The clause that forbids a map at a fixed address; '' where it must succeed, None where unknown."""
         if length and iova + length > _TOP:
@@ -264,7 +265,7 @@ class AddressSpaces:
             return rules.outside, "it lies outside the ranges that the IOMMU can map"
         return "", ""
 
-    def _placed(self, index: int, space: _Space, rules: Rules, record: Record, length: int) -> None:
+    def _placed(self, index: int, space: _Space, rules: AddressRules, record: Record, length: int) -> None:
         """A map whose address the kernel chose."""
         if record["errno"]:
             return  # whether there is room, only the kernel knows; experiments claim it where it is certain
@@ -296,7 +297,7 @@ class AddressSpaces:
                 or not record["flags"] & iommufd.IOMMU_IOAS_MAP_WRITEABLE
             )
             if sound:
-                rules = Rules(**{**NATIVE.__dict__, "map": "IOM-050"})
+                rules = AddressRules(**{**NATIVE.__dict__, "map": "IOM-050"})
                 moved = {"set": {"iova": args.get("set", {}).get("dst_iova", 0)}}
                 record = {**record, "iova": record["dst_iova"]}
                 offset = area.source[1] if area.source else 0
@@ -347,7 +348,14 @@ class AddressSpaces:
         self._unmapped(index, space, rules, record, asked, record["size"], everything)
 
     def _unmapped(
-        self, index: int, space: _Space, rules: Rules, record: Record, asked: int, told: int, everything: bool
+        self,
+        index: int,
+        space: _Space,
+        rules: AddressRules,
+        record: Record,
+        asked: int,
+        told: int,
+        everything: bool,
     ) -> None:
         first, done = (0, not record["errno"]) if everything else (record["iova"], not record["errno"])
         length = _TOP if everything else asked
@@ -375,7 +383,8 @@ class AddressSpaces:
                 del space.areas[iova]
 
     def _removed(
-        self, index: int, space: _Space, rules: Rules, touched: Sequence[int], record: Record, told: int,
+        self, index: int, space: _Space, rules: AddressRules, touched: Sequence[int], record: Record,
+        told: int,
         everything: bool,
     ) -> None:  # fmt: skip
         """An unmap that covers whole mappings only, or nothing."""

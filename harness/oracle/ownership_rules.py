@@ -11,14 +11,14 @@ from typing import Any
 
 from harness.oracle.ownership import Expect, File, World, must, refused
 
-__all__ = ["Rules"]
+__all__ = ["OwnershipRules"]
 
 TYPE1, TYPE1V2 = 1, 3
 _BIND_BYTES, _ATTACH_BYTES, _DETACH_BYTES, _RESET_INFO_BYTES = 16, 12, 8, 12
 _OPEN = Expect(None)
 
 
-class Rules(World):
+class OwnershipRules(World):
     """A world that knows the rules."""
 
     def expect(self, proc: str, name: str, args: Mapping[str, Any]) -> Expect:

@@ -9,24 +9,17 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import LabError
+from harness.probes.runner import Runner
 from harness.uapi import vfio
 
-__all__ = ["Runner", "probe_access"]
+__all__ = ["probe_access"]
 
 _DEADLINE_MS = 20_000
 _PAGE = 4096
 _SPARSE = vfio.VFIO_REGION_INFO_CAP_SPARSE_MMAP
-
-
-class Runner(Protocol):
-    """What probing needs of `harness.hosts.client.Agent`."""
-
-    def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> Any:
-        """An object with `trace` (list of records) and `hung`."""
-        ...
 
 
 def probe_access(

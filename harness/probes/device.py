@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import LabError
+from harness.probes.runner import Runner
 from harness.uapi import vfio
 
-__all__ = ["Runner", "capability_offsets", "probe_device"]
+__all__ = ["capability_offsets", "probe_device"]
 
 _DEADLINE_MS = 20_000
 _CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
@@ -39,14 +40,6 @@ _PLANES = (
     vfio.VFIO_GFX_PLANE_TYPE_REGION,
 )
 _NVME_CLASS, _UART_CLASSES = 0x010802, (0x070000, 0x070001, 0x070002)
-
-
-class Runner(Protocol):
-    """What probing needs of `harness.hosts.client.Agent`."""
-
-    def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> Any:
-        """An object with `trace` (list of records) and `hung`."""
-        ...
 
 
 def probe_device(

@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from harness.engines import Engine, engine_for, load_engine
 from harness.errors import LabError
+from harness.probes.runner import Runner
 from harness.uapi import vfio
 
-__all__ = ["Runner", "probe_capabilities", "probe_engine"]
+__all__ = ["probe_capabilities", "probe_engine"]
 
 _DEADLINE_MS = 20_000
 # More than any driver has; a number read from the device is not trusted beyond it.
@@ -53,14 +54,6 @@ _OPENING: list[Op] = [
     ["bind", {"fd": "d", "iommufd": "i"}],
     ["attach", {"fd": "d", "pt": "ioas"}],
 ]
-
-
-class Runner(Protocol):
-    """What probing needs of `harness.hosts.client.Agent`."""
-
-    def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> Any:
-        """An object with `trace` (list of records) and `hung`."""
-        ...
 
 
 def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import LabError
+from harness.probes.runner import Runner
 from harness.uapi import iommufd, vfio
 
-__all__ = ["MOCK_WORDS", "Runner", "has_mmap_bar", "probe_iommu", "probe_mock"]
+__all__ = ["MOCK_WORDS", "has_mmap_bar", "probe_iommu", "probe_mock"]
 
 MOCK_WORDS = "the kernel's own mock stands in for the hardware"
 _DEADLINE_MS = 20_000
@@ -44,14 +45,6 @@ _ASKED = {
 
 
 _HUGE = ["mmap", {"out": "huge", "n": 2 << 20, "flags": ["SHARED", "ANONYMOUS", "HUGETLB"]}]
-
-
-class Runner(Protocol):
-    """What probing needs of `harness.hosts.client.Agent`."""
-
-    def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> Any:
-        """An object with `trace` (list of records) and `hung`."""
-        ...
 
 
 def _records(agent: Runner, devices: Mapping[str, Any], ops: list[list[Any]], name: str) -> list[Any]:

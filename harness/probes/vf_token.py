@@ -8,24 +8,17 @@ tokens where a group gives the device).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import LabError
+from harness.probes.runner import Runner
 from harness.uapi import vfio
 
-__all__ = ["TOKEN", "Runner", "probe_token"]
+__all__ = ["TOKEN", "probe_token"]
 
 TOKEN = "2f9e5a1c4b7d48e6a3c0d1e2f3a4b5c6"
 _SET_TOKEN = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN
 _DEADLINE_MS = 20_000
-
-
-class Runner(Protocol):
-    """What probing needs of `harness.hosts.client.Agent`."""
-
-    def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> Any:
-        """An object with `trace` (list of records) and `hung`."""
-        ...
 
 
 def probe_token(agent: Runner, devices: Mapping[str, Any], name: str) -> dict[str, bool]:

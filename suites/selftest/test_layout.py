@@ -419,3 +419,33 @@ def test_no_line_of_prose_is_too_wide():
 def test_a_wide_line_is_seen(path, prefix):
     assert wide_lines(path, f"short\n{prefix}{'word ' * 30}\n") == [f"{path}:2"]
     assert wide_lines("x.md", f"| {'word ' * 30} |") == []
+
+
+# -- one name, one thing
+
+
+def class_names(path: str, source: str) -> list[str]:
+    """Public classes that a file defines for others."""
+    body = ast.parse(source, path).body
+    return [n.name for n in body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
+
+
+def named_twice(sources: dict[str, str]) -> list[str]:
+    """Classes of one name in several files, a line each."""
+    found: dict[str, list[str]] = {}
+    for path, source in sources.items():
+        for name in class_names(path, source):
+            found.setdefault(name, []).append(path)
+    return [f"{name}: {', '.join(paths)}" for name, paths in found.items() if len(paths) > 1]
+
+
+def test_no_two_classes_have_one_name():
+    mine = [f for f in python_files() if not f.startswith("suites/selftest/")]
+    assert named_twice({f: text_of(f) or "" for f in mine}) == []
+
+
+def test_two_classes_of_one_name_are_seen():
+    assert named_twice({"a.py": "class Host: ...", "b.py": "class Host: ...\nclass _Own: ..."}) == [
+        "Host: a.py, b.py"
+    ]
+    assert named_twice({"a.py": "class _Own: ...", "b.py": "class _Own: ..."}) == []

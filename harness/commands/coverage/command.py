@@ -18,7 +18,7 @@ from fixtures.connect import embedded_machine
 from harness import PROJECT
 from harness.commands.coverage.collect import Source
 from harness.commands.coverage.figures import (
-    Figure,
+    FileFigure,
     annotate,
     compare,
     figures,
@@ -180,7 +180,7 @@ def _lost(gatherer: Gatherer) -> list[str]:
     ]
 
 
-def _text(found: Sequence[Figure], before: dict[str, float] | None, words: Sequence[str]) -> str:
+def _text(found: Sequence[FileFigure], before: dict[str, float] | None, words: Sequence[str]) -> str:
     rows = table(found, before)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -193,7 +193,7 @@ def _text(found: Sequence[Figure], before: dict[str, float] | None, words: Seque
     return "\n".join([*(line.rstrip() for line in lines), *words])
 
 
-def _document(found: Sequence[Figure], sources: dict[str, Source], build: KernelBuild) -> str:
+def _document(found: Sequence[FileFigure], sources: dict[str, Source], build: KernelBuild) -> str:
     rows = table(found)
     lines = [
         "# Lines of the kernel that the suite reaches",

@@ -18,7 +18,7 @@ from harness.errors import UsageError
 __all__ = [
     "REASONS",
     "TARGETS",
-    "Figure",
+    "FileFigure",
     "Reason",
     "annotate",
     "compare",
@@ -54,7 +54,7 @@ _MAX_REASONS = 2000
 
 
 @dataclass(frozen=True)
-class Figure:
+class FileFigure:
     """One file of the table."""
 
     file: str
@@ -127,7 +127,7 @@ def explained_lines(file: str, source: Source, reasons: Iterable[Reason], text: 
     return found
 
 
-def figures(sources: Mapping[str, Source], reasons: Iterable[Reason], tree: Path) -> list[Figure]:
+def figures(sources: Mapping[str, Source], reasons: Iterable[Reason], tree: Path) -> list[FileFigure]:
     """One figure a file, those with a target first; headers, and iommufd's selftest.c, are not counted."""
     known = tuple(reasons)
     found = []
@@ -136,11 +136,11 @@ def figures(sources: Mapping[str, Source], reasons: Iterable[Reason], tree: Path
             continue
         explained = explained_lines(file, source, known, _text(tree / file))
         target, own = TARGETS.get(file, (_IOMMUFD[1] if file.startswith(_IOMMUFD[0]) else None, None))
-        found.append(Figure(file, len(source.lines), source.covered, len(explained), target, own))
+        found.append(FileFigure(file, len(source.lines), source.covered, len(explained), target, own))
     return sorted(found, key=lambda f: (f.target is None, f.file))
 
 
-def table(found: Iterable[Figure], before: Mapping[str, float] | None = None) -> list[list[str]]:
+def table(found: Iterable[FileFigure], before: Mapping[str, float] | None = None) -> list[list[str]]:
     """Rows of text, the header first; `before`: percent by file of an earlier run."""
     head = ["file", "lines", "covered", "percent", "target", "selftests", "missed", "with a reason"]
     rows = [head + (["before"] if before is not None else [])]
@@ -169,7 +169,7 @@ def ranges(lines: Iterable[int]) -> list[str]:
 
 
 def save(
-    target: Path, sources: Mapping[str, Source], about: Mapping[str, Any], found: Iterable[Figure]
+    target: Path, sources: Mapping[str, Source], about: Mapping[str, Any], found: Iterable[FileFigure]
 ) -> None:
     """Write coverage.json: what `--compare` reads."""
     document = {

@@ -25,7 +25,7 @@ from harness.progress import open_progress
 from reports.models import Run
 from reports.writer import read_run
 
-__all__ = ["Row", "devices"]
+__all__ = ["DeviceRow", "devices"]
 
 _HOSTS_AT_ONCE = 16
 _MAX_RUNS = 200
@@ -33,7 +33,7 @@ _COLUMNS = ("lab", "host", "id", "device", "driver", "group", "state", "capabili
 
 
 @dataclass(frozen=True)
-class Row:
+class DeviceRow:
     """One device as it is now.
 
     `state`: ready, absent, in-use, protected, leased, no-vfio, unusable (--probe failed), unreachable, or
@@ -104,7 +104,7 @@ def devices(
         _table(rows)
 
 
-def _ask(reach: Reach, probe: bool) -> list[Row]:
+def _ask(reach: Reach, probe: bool) -> list[DeviceRow]:
     """The rows of one host; whatever fails there is the state of its devices."""
     if reach.spec is None:
         return [_row(reach, device, "not-running", reach.why) for device in reach.devices]
@@ -118,7 +118,7 @@ def _ask(reach: Reach, probe: bool) -> list[Row]:
         return [_row(reach, device, "unreachable", str(error)) for device in reach.devices]
 
 
-def _look(reach: Reach, host: Host, device: DeviceSpec, leases: dict[str, str], probe: bool) -> Row:
+def _look(reach: Reach, host: Host, device: DeviceSpec, leases: dict[str, str], probe: bool) -> DeviceRow:
     wire = wire_device(reach.name, device)
     try:
         described = describe(host, device, wire)
@@ -154,13 +154,13 @@ def _look(reach: Reach, host: Host, device: DeviceSpec, leases: dict[str, str], 
         return replace(row, state="unusable", why=" ".join(str(error).split()))
 
 
-def _row(reach: Reach, device: DeviceSpec, state: str, why: str = "") -> Row:
+def _row(reach: Reach, device: DeviceSpec, state: str, why: str = "") -> DeviceRow:
     what = device.pci or (f"{device.mdev.parent}/{device.mdev.type}" if device.mdev else "mock")
     profile = load_profile(device.profile).module
-    return Row(reach.lab, reach.host_id, device.id, what, profile, state, " ".join(why.split()))
+    return DeviceRow(reach.lab, reach.host_id, device.id, what, profile, state, " ".join(why.split()))
 
 
-def _with_last_runs(rows: Sequence[Row], folder: Path) -> list[Row]:
+def _with_last_runs(rows: Sequence[DeviceRow], folder: Path) -> list[DeviceRow]:
     """Verdict and, where nothing was probed now, capabilities from the newest run that has the device."""
     files = sorted(folder.glob("*/run.json"), key=lambda f: f.stat().st_mtime, reverse=True)[:_MAX_RUNS]
     found: list[tuple[Path, Run]] = []
@@ -197,12 +197,12 @@ def _summary(capabilities: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: DeviceRow) -> tuple[str, ...]:
     values = asdict(row) | {"capabilities": _summary(row.capabilities), "last": row.last_verdict}
     return tuple(str(values[name]) for name in _COLUMNS)
 
 
-def _table(rows: Sequence[Row]) -> None:
+def _table(rows: Sequence[DeviceRow]) -> None:
     cells = [_cells(row) for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console

@@ -13,14 +13,14 @@ from harness.commands.prove.known import KNOWN_OF_MAINLINE, NOT_GOLDEN, known_of
 from harness.commands.prove.result import Result, Seen
 from harness.spec.arcs import State
 
-__all__ = ["Alarm", "Matrix", "Row", "build_matrix", "short_case"]
+__all__ = ["Alarm", "Matrix", "MatrixRow", "build_matrix", "short_case"]
 
 Verdict = Literal["caught", "elsewhere", "missed", "undecided"]
 _CASE_OPS = 24
 
 
 @dataclass
-class Row:
+class MatrixRow:
     """One defect.  `caught_by` has the clauses in the order of time, of the trial that ran all tests.
 
     `seconds` and `programs` are to the first catch by the broken clause, from the fresh lab;
@@ -58,7 +58,7 @@ class Alarm:
 class Matrix:
     """The whole proof."""
 
-    rows: list[Row]
+    rows: list[MatrixRow]
     alarms: list[Alarm]
     golden_runs: dict[str, int]
     """Golden trials that ran to their end, by device."""
@@ -82,7 +82,7 @@ class Matrix:
         return statistics.median(times) if times else None
 
     @property
-    def unsteady(self) -> list[Row]:
+    def unsteady(self) -> list[MatrixRow]:
         """Defects that some seed did not catch by the clause they break."""
         return [r for r in self.rows if r.caught_seeds and r.missed_seeds]
 
@@ -161,8 +161,8 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
     return Matrix(rows, alarms, runs, faults, own, elapsed_s, bugs)
 
 
-def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) -> Row:
-    row = Row(defect, "undecided")
+def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) -> MatrixRow:
+    row = MatrixRow(defect, "undecided")
     for result in sorted(results, key=lambda r: (not r.whole, r.seed)):
         caught = result.caught_by(baseline)
         mine = next((s for s in caught if s.clause == defect.clause), None)

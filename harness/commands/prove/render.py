@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterable
 
 from harness.commands.prove.known import KNOWN_OF_MAINLINE
-from harness.commands.prove.matrix import Matrix, Row
+from harness.commands.prove.matrix import Matrix, MatrixRow
 from harness.errors import UsageError
 from harness.spec.clause import by_id
 
@@ -28,7 +28,7 @@ _SHOWN = 120
 _HEAD = ("defect", "where", "breaks", "caught by", "s", "programs", "seeds")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: MatrixRow) -> tuple[str, ...]:
     others = [s.clause for s in row.caught_by if s.clause != row.defect.clause]
     mine = [row.defect.clause] if row.caught_seeds else []
     seeds = len(row.caught_seeds) + len(row.missed_seeds)
@@ -73,7 +73,7 @@ def text_table(matrix: Matrix) -> str:
     return "\n".join([*lines, "", matrix.summary()])
 
 
-def _first(row: Row) -> str:
+def _first(row: MatrixRow) -> str:
     first = row.first
     assert first is not None
     return f"{first.clause} did: expected {_short(first.expected)}, observed {_short(first.observed)}"
@@ -107,7 +107,7 @@ def markdown(matrix: Matrix) -> str:
     exceptions = [line for line in exceptions if ":" in line]
     if exceptions:
         out += ["## Exceptions", "", *(f"* {_md(line)}" for line in exceptions), ""]
-    chapters: dict[str, list[Row]] = {}
+    chapters: dict[str, list[MatrixRow]] = {}
     for row in matrix.rows:
         chapters.setdefault(row.defect.clause.partition("-")[0], []).append(row)
     out += ["## Defects", "", 
@@ -133,7 +133,7 @@ def markdown(matrix: Matrix) -> str:
     return "\n".join(out)
 
 
-def _uncovered(rows: Iterable[Row]) -> list[str]:
+def _uncovered(rows: Iterable[MatrixRow]) -> list[str]:
     broken = {row.defect.clause for row in rows}
     chapters: dict[str, list[str]] = {}
     for clause in by_id().values():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import check as module
-from harness.commands.check import CHECKS, Check, Outcome, run_check, summary_lines
+from harness.commands.check import CHECKS, Check, CheckOutcome, run_check, summary_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -66,9 +66,9 @@ def test_a_silent_check_is_spoken_for(capfdbinary):
 
 def test_the_closing_line_counts_and_stands_alone():
     one = CHECKS[0]
-    lines = summary_lines([Outcome(one, "passed"), Outcome(one, "FAILED", "exit status 1", 2.0)])
+    lines = summary_lines([CheckOutcome(one, "passed"), CheckOutcome(one, "FAILED", "exit status 1", 2.0)])
     assert lines[-1] == "1 passed, 1 failed"
-    lines = summary_lines([Outcome(one, "passed", "", 1.0), Outcome(one, "skipped", "--fast")])
+    lines = summary_lines([CheckOutcome(one, "passed", "", 1.0), CheckOutcome(one, "skipped", "--fast")])
     assert lines[-1] == "1 passed, 0 failed, 1 skipped"
     assert "--fast" in lines[1]
 
