@@ -25,8 +25,10 @@ from reports.render import render_all
 from reports.text import one_line
 from reports.waivers import Waiver, apply_waivers
 
-__all__ = ["JOURNAL", "RUN_FILE", "RunWriter", "assemble", "read_run"]
+__all__ = ["ALLURE", "JOURNAL", "RUN_FILE", "RunWriter", "assemble", "read_run"]
 
+ALLURE = "allure-results"
+"""Folder of the results for Allure, which pytest writes while the run goes on."""
 JOURNAL = "results.jsonl"
 RUN_FILE = "run.json"
 _MAX_RUN_BYTES = 512 << 20
@@ -61,7 +63,7 @@ class RunWriter:
             raise TypeError(f"RunWriter has no {', '.join(sorted(unknown))}")
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.dir.iterdir())
+            occupied = any(not _is_ours(path) for path in self.dir.iterdir())
         except OSError as error:
             raise UsageError(f"--out={self.dir}: {error.strerror}; name a folder that can be made") from None
         if attach or (resume and self._journal.exists()):
@@ -161,6 +163,11 @@ class RunWriter:
         except OSError as error:
             raise UsageError(f"{self._journal}: {error.strerror}") from None
         return list(_parse(raw))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this run made it before its writer: allure-pytest makes the folder of its results first."""
+    return path.name == ALLURE and path.is_dir() and not any(path.iterdir())
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -17,6 +17,7 @@ from harness import PROJECT
 from harness.errors import HarnessError, VfiocertError
 from harness.progress import Progress
 from reports.models import Run
+from reports.writer import ALLURE
 
 __all__ = ["Outcome", "run_pytest", "suite_arguments"]
 
@@ -25,12 +26,24 @@ _RESTARTS_A_DEVICE = 500
 
 
 def suite_arguments(
-    devices: Sequence[str], out: Path, *, lab: str, depth: int, budget: str, seed: int
+    devices: Sequence[str],
+    out: Path,
+    *,
+    lab: str,
+    depth: int,
+    budget: str,
+    seed: int,
+    allure: bool = False,
 ) -> list[str]:
-    """What pytest is called with to run every chapter on these devices, records kept in `out`."""
+    """What pytest is called with to run every chapter on these devices, records kept in `out`.
+
+    `allure`: with results for Allure in `out`.  `--clean-alluredir` is not among the arguments: the folder
+    of a new run is empty anyway, and a worker that xdist starts again would throw away what others wrote.
+    """
+    results = [f"--alluredir={(out / ALLURE).resolve()}"] if allure else ["-p", "no:allure_pytest"]
     args = [
         *map(str, chapters()), f"--rootdir={PROJECT}", "-c", str(PROJECT / "pyproject.toml"),
-        "-p", "no:cacheprovider", "-p", "no:allure_pytest", "--capture=no",
+        "-p", "no:cacheprovider", *results, "--capture=no",
         "--lab", lab, "--depth", str(depth), "--budget", budget, "--vfiocert-seed", str(seed),
         "--out", str(out.resolve()),
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from fixtures.allure_report import write_run_files
 from fixtures.budget import parse_budget
 from fixtures.connect import inventory_of
 from harness.commands.certification import run_pytest, suite_arguments
@@ -25,6 +26,7 @@ from harness.hosts.inventory import EMBEDDED, select
 from harness.progress import open_progress
 from harness.spec.clause import all_clauses, matching
 from reports.formats.summary import print_summary
+from reports.writer import ALLURE
 
 __all__ = ["certify"]
 
@@ -110,15 +112,26 @@ def certify(
     chosen = seed if seed is not None else random.SystemRandom().randrange(1 << 31)
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{lab}"
     args = suite_arguments(
-        [t.device.id for t in targets], folder, lab=lab, depth=depth, budget=budget, seed=chosen
+        [t.device.id for t in targets],
+        folder,
+        lab=lab,
+        depth=depth,
+        budget=budget,
+        seed=chosen,
+        allure=True,
     )
     args += [f"--clause={glob}" for glob in clause or ()]
     args += [f"--module={file.resolve()}" for file in module or ()]
     args += ["--resume"] if resume else []
     args += [f"--flavour={flavour}", *([f"--kernel={kernel}"] if kernel else [])]
     args += [f"--labs-file={labs_file.resolve()}"] if labs_file else []
+    try:  # allure-pytest makes it, and would say in a traceback that it cannot
+        (folder / ALLURE).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out={folder}: {error.strerror}; name a folder that can be made") from None
     with open_progress() as progress:
         run = run_pytest(args, min(workers or _workers(lab), len(targets)), len(targets), progress)
+    write_run_files(folder / ALLURE, run.run)
     print_summary(run.run, str(folder))
     if run.bugs:
         raise HarnessError(

@@ -169,7 +169,7 @@ def test_a_run_is_written_and_read_again(tmp_path: Path) -> None:
     assert [each.id for each in run.devices[0].clauses] == ["MIG-001", "MIG-002"]
     assert read_run(tmp_path / "run") == run
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written >= {"results.jsonl", "run.json", "run.html", "junit.xml", "run.ktap", "allure-results"}
+    assert written >= {"results.jsonl", "run.json", "run.html", "junit.xml", "run.ktap", "summary.txt"}
     assert not [name for name in written if name.endswith(".tmp")]
 
 
