@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.errors import HarnessError
 from harness.spec.arcs import State
 
 __all__ = ["FEATURE_GET", "FEATURE_PROBE", "FEATURE_SET", "Claim", "Guard", "Script", "succeeded"]
@@ -122,7 +123,12 @@ class Script:
         return self._claim(clause, op, "errno", "==", 0, expected)
 
     def is_refused(self, clause: str, op: int, *errnos: int, expected: str) -> Claim:
-        """The operation fails, with one of these errors where some are given."""
+        """The operation fails, with one of these errors where some are given.
+
+        HarnessError for 0, which is success: it would turn the claim into its opposite.
+        """
+        if 0 in errnos:
+            raise HarnessError(f"{clause}: is_refused with errno 0, which is success")
         if not errnos:
             return self._claim(clause, op, "errno", "!=", 0, expected)
         if len(errnos) == 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.oracle.judge import judge
 from harness.program.script import Claim, Script, succeeded
 
@@ -61,6 +62,13 @@ def test_a_sentence_can_be_broken(name: str) -> None:
     record = {"t": "main", "i": 0, "op": "sleep", "ret": 0, "t0": 0, "dt": 0, **HOLDS, **BROKEN[name]}
     verdict = judge({}, made(name), [record])
     assert [v.clause for v in verdict.violations] == ["MIG-001"]
+
+
+@pytest.mark.parametrize("errnos", [(0,), (22, 0)])
+def test_success_is_no_way_to_be_refused(errnos: tuple[int, ...]) -> None:
+    s = Script(fresh=False)
+    with pytest.raises(HarnessError, match="MIG-001: is_refused with errno 0"):
+        s.is_refused("MIG-001", s.op("sleep", ms=0), *errnos, expected="w")
 
 
 def test_guards_are_added_and_a_claim_counts_only_under_them() -> None:
