@@ -8,6 +8,7 @@ that no renderer has to.  Losing a finding is worse than shortening it, hence cl
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     field_validator,
     model_validator,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "Level",
     "Run",
     "RunVerdict",
+    "SavedFinding",
     "merge",
     "signature_of",
     "verdict_counts",
@@ -160,11 +163,11 @@ class SavedFinding(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="ignore", serialize_by_alias=True)
 
-    version: Literal[1] = Field(default=1, alias="schema")
+    version: Literal[1] = Field(alias="schema")
     device: Identifier
     profile: str = ""
     clause: Identifier
-    own: bool = False
+    own: StrictBool
     """Whether the program opens the device itself."""
     signature: str = ""
     expected: Text
@@ -197,10 +200,15 @@ class SavedFinding(BaseModel):
     ) -> SavedFinding:
         """The finding with its whole program, and more of its trace than a report shows."""
         return cls(
-            device=finding.device, profile=profile, clause=finding.clause, own=own,
+            version=1, device=finding.device, profile=profile, clause=finding.clause, own=own,
             signature=finding.signature, expected=finding.expected, observed=finding.observed,
             capabilities=dict(capabilities), program=program, trace=trace,
         )  # fmt: skip
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        # Not by pydantic, which refuses the lone surrogates that an answer of the lab may hold.
+        return json.dumps(self.model_dump(), indent=1) + "\n"
 
 
 class ClauseResult(_Record):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -26,11 +27,15 @@ _MAX_BYTES = 64 << 20
 def load_finding(path: Path) -> SavedFinding:
     """The finding saved in `path`; UsageError with the field where it is not one."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no finding is")
-        return SavedFinding.model_validate_json(path.read_text())
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; findings are in RUN/findings/*.json") from None
+    if len(text) > _MAX_BYTES:
+        raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no finding is")
+    try:
+        # Not by pydantic's reader, which refuses the lone surrogates that a trace may hold.
+        return SavedFinding.model_validate(json.loads(text))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
