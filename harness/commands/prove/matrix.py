@@ -176,8 +176,8 @@ def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) ->
         if result.whole or not row.caught_by:
             row.caught_by = row.caught_by or caught
         if result.case is not None and not row.case:
-            row.case = short_case(result.case.get("program") or {})
-            row.expected, row.observed = str(result.case["expected"]), str(result.case["observed"])
+            row.case = short_case(result.case.program or {})
+            row.expected, row.observed = result.case.expected, result.case.observed
     if row.caught_seeds:
         row.verdict = "caught"
     elif row.caught_by:

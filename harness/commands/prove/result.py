@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.commands.prove.trial import Job
+from reports.models import Finding
 
 __all__ = ["Result", "Seen", "read_events", "result_from_json"]
 
@@ -32,7 +33,7 @@ class Seen:
 class Result:
     """One trial.  `job` is its name; `subject` the defect's name, or the golden device's id.
 
-    `case` is the finding of the broken clause as the run records it, its program made short.
+    `case` is the finding of the broken clause as the run records it, made short and without its trace.
     """
 
     job: str
@@ -51,7 +52,7 @@ class Result:
     """How it ended: done, caught, limit, killed, fault."""
     faults: list[str] = field(default_factory=list)
     bugs: list[str] = field(default_factory=list)
-    case: dict[str, Any] | None = None
+    case: Finding | None = None
 
     @property
     def lab_fault(self) -> bool:
@@ -64,7 +65,8 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """For a line of `results.jsonl`."""
-        return asdict(self)
+        values = asdict(replace(self, case=None))
+        return {**values, "case": self.case.model_dump(mode="json") if self.case else None}
 
 
 def read_events(job: Job, path: Path, *, killed: bool) -> Result:
@@ -106,9 +108,9 @@ def _take(result: Result, event: Mapping[str, Any]) -> None:
         if event["lab_error"]:
             result.faults.append(f"{event['test']}: {event['lab_error']}")
     elif kind == "finding" and result.case is None:
-        result.case = {
-            k: event.get(k) for k in ("clause", "expected", "observed", "program", "path", "explanation")
-        }
+        found = Finding.model_validate(event["finding"])
+        # One line for each trial is kept; the whole trace is in the trial's own file.
+        result.case = found.model_copy(update={"trace": [], "kernel_log": []})
     elif kind == "fault":
         (result.bugs if event["bug"] else result.faults).append(str(event["message"]))
     elif kind == "end":
@@ -117,6 +119,7 @@ def _take(result: Result, event: Mapping[str, Any]) -> None:
 
 
 def result_from_json(values: Mapping[str, Any]) -> Result:
-    """The inverse of `Result.as_json`; KeyError or TypeError where it is none."""
+    """The inverse of `Result.as_json`; KeyError, TypeError or ValueError where it is none."""
     seen = [Seen(**s) for s in values["seen"]]
-    return Result(**{**values, "seen": seen})
+    case = Finding.model_validate(values["case"]) if values["case"] is not None else None
+    return Result(**{**values, "seen": seen, "case": case})

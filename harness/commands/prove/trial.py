@@ -6,7 +6,7 @@ What happens is appended to a file, a JSON line an event, so that a killed trial
     {"event": "fresh"}                                    the lab is as its snapshot: time counts from here
     {"event": "seen", "clause", "test", "s", "programs", "expected", "observed"}   the first of a clause
     {"event": "test", "test", "s", "programs", "lab_error"}                        a test has ended
-    {"event": "finding", "clause", "program", ...}                                 the short case
+    {"event": "finding", "finding"}         the short case, as the run records it (reports.models.Finding)
     {"event": "fault", "message", "bug"}                                           the lab failed, or we
     {"event": "end", "s", "tests", "planned", "why"}
 """
@@ -183,7 +183,7 @@ class Trial:
         )  # fmt: skip
         for finding in record["findings"]:
             if self.job.defect is None or self._is_broken(finding["clause"]):
-                self.say("finding", **finding)
+                self.say("finding", finding=finding)
         if self.elapsed() > self.job.limit_s:
             self.finish("limit")
 

@@ -13,6 +13,7 @@ from harness.commands.prove.render import markdown, page, text_table, with_summa
 from harness.commands.prove.result import Result, Seen, read_events, result_from_json
 from harness.commands.prove.trial import Job
 from harness.errors import UsageError
+from reports.models import Finding
 
 DEFECT = Defect("fd_leaks", "core", "MIG-058", "lets <it> leak | out", "ref", where="vfio_main.c")
 
@@ -107,6 +108,30 @@ def test_events_are_read_as_far_as_they_are_whole(tmp_path):
     assert result.seen == [Seen("MIG-058", 1.5, 7, "t", "a", "b")]
     assert not result.lab_fault
     assert result_from_json(json.loads(json.dumps(result.as_json()))) == result
+
+
+def test_the_short_case_is_the_runs_own_finding(tmp_path):
+    """Steps: events of a trial, written and read back. Verify: its Finding, kept in the results and shown."""
+    program = {"threads": [{"name": "main", "ops": [["set_state", {"fd": "d", "state": 1}]]}]}
+    finding = Finding(
+        clause="MIG-058", device="ref", title="t", expected="no fd", observed="fd 7", program=program,
+        trace=[{"op": "set_state", "errno": 0}],
+    )  # fmt: skip
+    path = tmp_path / "events.jsonl"
+    events = [
+        {"event": "fresh"},
+        {"event": "seen", "clause": "MIG-058", "s": 1, "programs": 1, "test": "t", "expected": "no",
+         "observed": "?"},
+        {"event": "finding", "finding": {"clause": "MIG-058"}},
+        {"event": "finding", "finding": finding.model_dump(mode="json")},
+        {"event": "end", "s": 2, "tests": 1, "planned": 1, "why": "caught"},
+    ]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, events)))
+    result = read_events(Job("ref", 1, DEFECT), path, killed=False)
+    assert result.case == finding.model_copy(update={"trace": []})
+    assert result_from_json(json.loads(json.dumps(result.as_json()))) == result
+    row = build_matrix([DEFECT], [result]).rows[0]
+    assert (row.case, row.expected, row.observed) == ("SET STOP", "no fd", "fd 7")
 
 
 def test_a_trial_that_never_had_a_lab_is_the_labs_fault(tmp_path):
