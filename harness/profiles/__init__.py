@@ -81,10 +81,6 @@ class RegionWrite:
     def __post_init__(self) -> None:
         _check_access("region write", self.region, self.offset, len(self.data), len(self.data))
 
-    def as_args(self, fd: str) -> dict[str, object]:
-        """Arguments of the agent's `region_write` operation on the slot `fd`."""
-        return {"fd": fd, "region": self.region, "off": self.offset, "hex": self.data.hex()}
-
 
 @dataclass(frozen=True)
 class Mutation:
@@ -99,40 +95,26 @@ class Mutation:
     writes: tuple[RegionWrite, ...]
     drains: tuple[Drain, ...] = ()
 
-    def regions(self) -> frozenset[int]:
-        """Region indexes that this mutation writes."""
-        return frozenset(write.region for write in self.writes)
-
 
 @dataclass(frozen=True)
 class ErrorHook:
-    """A way to make this device fail in a transition.
+    """How to tell this device to fail the next `arc`, once, and no other: `writes`, made in RUNNING.
 
-    `how`: `truncate` (stop the resume stream `amount` bytes early), `corrupt` (xor the byte at offset
-    `amount` with 0xff), `debugfs` (write `value` to the file `path` below the device's debugfs directory),
-    `failslab` (kernel fault injection on the next allocation), `registers` (the device is told so by
-    `writes`, made in RUNNING; it fails the next `arc` and no other, once).  `enters_error` says whether the
-    device ends in ERROR: None is "depends on the device or its firmware", and then either outcome that the
-    text allows is accepted.
+    `enters_error`: whether it then ends in ERROR, or stays in the state it was in.
     """
 
     name: str
-    how: Literal["truncate", "corrupt", "debugfs", "failslab", "registers"]
     arc: tuple[str, str]
-    enters_error: bool | None = None
-    amount: int = 0
-    path: str = ""
-    value: str = ""
-    writes: tuple[RegionWrite, ...] = ()
+    enters_error: bool
+    writes: tuple[RegionWrite, ...]
 
 
 @dataclass(frozen=True)
 class Profile:
     """All that is known of one driver; `module` is the file name and the kernel module's name.
 
-    `driver` is the name under `/sys/bus/*/drivers/`.  `compatible_with` names other profiles whose streams
-    this driver takes; whether two devices of one driver take each other's streams is for the caller to see
-    (region sizes). `needs_pf`: the device is a virtual function and its PF's driver must stay bound.
+    `driver` is the name under `/sys/bus/*/drivers/`.  `needs_pf`: the device is a virtual function and its
+    PF's driver must stay bound.
     """
 
     module: str
@@ -143,9 +125,7 @@ class Profile:
     state_regions: tuple[StateRegion, ...] = ()
     mutate: tuple[Mutation, ...] = ()
     error_hooks: tuple[ErrorHook, ...] = ()
-    compatible_with: frozenset[str] = field(default_factory=frozenset)
     needs_pf: bool = False
-    stream_format_known: bool = False
     explanations: Mapping[str, str] = field(default_factory=dict)
     """Clause id -> the cause of a finding that was followed to the driver's source, for the report."""
     source: str = ""
@@ -153,10 +133,6 @@ class Profile:
     """(vendor, device) of devices it is for, some or all; `vfio_pci:` aliases lead from each to it."""
     engine: str = ""
     """Traffic engine (harness/engines) that its devices may have: those that do show it in a register."""
-
-    def compatible(self, other: Profile) -> bool:
-        """True where a stream saved by `other`'s device may be given to this driver's device."""
-        return other.module == self.module or other.module in self.compatible_with
 
     def present_state(self, region_sizes: Mapping[int, int]) -> tuple[StateRegion, ...]:
         """The state regions that a device with these region sizes (bytes, by index) has."""

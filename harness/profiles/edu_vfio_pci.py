@@ -9,7 +9,7 @@ value; the driver looks at them when a transfer is to start.
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Mutation, Profile, RegionWrite, StateRegion
+from harness.profiles import Mutation, Profile, RegionWrite, StateRegion
 
 __all__ = ["PROFILE"]
 
@@ -48,15 +48,6 @@ PROFILE = Profile(
         Mutation("interrupt-pending", (_u32(_IRQ_RAISE, 0x00A50100),)),
         Mutation("dma-registers", (_u64(_SRC, 0x40010), _u64(_DST, 0x0ABC_DEF0_1234), _u64(_COUNT, 24))),
     ),
-    error_hooks=(
-        # Refused, and still RESUMING: nothing has reached the device.
-        ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=1),
-        ErrorHook("wrong-magic", "corrupt", ("RESUMING", "STOP"), enters_error=False, amount=0),
-        ErrorHook("wrong-state", "corrupt", ("RESUMING", "STOP"), enters_error=False, amount=20),
-        ErrorHook("no-memory-saving", "failslab", ("STOP", "STOP_COPY"), enters_error=False),
-        ErrorHook("no-memory-resuming", "failslab", ("STOP", "RESUMING"), enters_error=False),
-    ),
-    stream_format_known=True,
     source="fixtures/reference/edu, docs/specs/edu of QEMU",
     pci_ids=((0x1234, 0x11E8),),
     engine="edu",

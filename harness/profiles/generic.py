@@ -7,7 +7,7 @@ so.
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Profile
+from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
@@ -18,5 +18,4 @@ PROFILE = Profile(
     description="any VFIO driver; start here, then write a profile",
     # Unknown: the careful assumption.
     does_dma=True,
-    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
 )

@@ -7,7 +7,7 @@ VF's BAR2 (older hardware), user space sees only the first half of that BAR.
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Profile
+from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
@@ -17,7 +17,6 @@ PROFILE = Profile(
     description="HiSilicon accelerator virtual function",
     does_dma=True,
     pci_ids=((0x19E5, 0xA251), (0x19E5, 0xA256), (0x19E5, 0xA259)),
-    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/hisilicon",
 )

@@ -8,7 +8,7 @@ migration for it (`devlink port function set ... migratable enable`).
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Profile
+from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
@@ -18,7 +18,6 @@ PROFILE = Profile(
     description="NVIDIA ConnectX virtual function",
     does_dma=True,
     pci_ids=((0x15B3, 0x101E),),
-    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/mlx5",
 )

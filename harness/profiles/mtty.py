@@ -10,7 +10,7 @@ signalled.
 
 from __future__ import annotations
 
-from harness.profiles import Drain, ErrorHook, Mutation, Profile, RegionWrite, StateRegion
+from harness.profiles import Drain, Mutation, Profile, RegionWrite, StateRegion
 
 __all__ = ["PROFILE"]
 
@@ -79,16 +79,6 @@ PROFILE = Profile(
     does_dma=False,
     state_regions=(StateRegion(0, 1, 7, 1), StateRegion(1, 1, 7, 1)),
     mutate=_port(0) + _port(1),
-    error_hooks=(
-        # The driver refuses and stays in RESUMING: the text allows that, ERROR is not reached.
-        ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=1),
-        # The write itself is refused with EFAULT.
-        ErrorHook("wrong-magic", "corrupt", ("RESUMING", "STOP"), enters_error=None, amount=0),
-        # The driver allocates on these arcs only.
-        ErrorHook("no-memory-saving", "failslab", ("STOP", "STOP_COPY"), enters_error=False),
-        ErrorHook("no-memory-resuming", "failslab", ("STOP", "RESUMING"), enters_error=False),
-    ),
-    stream_format_known=True,
     explanations={
         "MIG-020": (
             "mtty_close() ends the data fds but leaves mdev_state->state as it is; nothing sets it at open: "

@@ -6,7 +6,7 @@ A failed suspend or a firmware recovery puts the device into ERROR; firmware hol
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Profile
+from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
@@ -16,7 +16,6 @@ PROFILE = Profile(
     description="AMD Pensando DSC virtual function",
     does_dma=True,
     pci_ids=((0x1DD8, 0x1003),),
-    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/pds",
 )

@@ -7,7 +7,7 @@ destination refuse early.
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Profile
+from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
@@ -17,7 +17,6 @@ PROFILE = Profile(
     description="Intel QuickAssist virtual function",
     does_dma=True,
     pci_ids=((0x8086, 0x4941), (0x8086, 0x4943), (0x8086, 0x4945), (0x8086, 0x4947), (0x8086, 0x4949)),
-    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/qat",
 )

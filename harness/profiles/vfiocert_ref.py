@@ -64,7 +64,6 @@ def _failing(arc: tuple[str, str], mode: int) -> ErrorHook:
     current, new = (_STATES[state] for state in arc)
     return ErrorHook(
         f"{'error' if enters_error else 'fail'}-{arc[0]}-{arc[1]}".lower().replace("_", "-"),
-        "registers",
         arc,
         enters_error=enters_error,
         writes=(
@@ -116,14 +115,6 @@ PROFILE = Profile(
         Mutation("bars", (_u32(_CONFIG, 0x10, 0xFEB00000), _u32(_CONFIG, 0x18, 0xFEA00000))),
         Mutation("msi-address", (_u32(_CONFIG, 0x44, 0xFEE01000), RegionWrite(_CONFIG, 0x4C, b"\x31\x40"))),
     ),
-    error_hooks=(
-        # Refused, and still RESUMING: nothing has reached the device.
-        ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), enters_error=False, amount=1),
-        ErrorHook("wrong-magic", "corrupt", ("RESUMING", "STOP"), enters_error=False, amount=8),
-        ErrorHook("no-memory-saving", "failslab", ("STOP", "STOP_COPY"), enters_error=False),
-        ErrorHook("no-memory-resuming", "failslab", ("STOP", "RESUMING"), enters_error=False),
-        *(_failing(arc, mode) for arc in _ARCS for mode in (_FAIL_STAYS, _FAIL_ENTERS_ERROR)),
-    ),
-    stream_format_known=True,
+    error_hooks=tuple(_failing(arc, mode) for arc in _ARCS for mode in (_FAIL_STAYS, _FAIL_ENTERS_ERROR)),
     source="fixtures/reference/mdev",
 )

@@ -7,7 +7,7 @@ with neither is plain vfio-pci.
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Profile
+from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
@@ -17,7 +17,6 @@ PROFILE = Profile(
     description="virtio virtual function",
     does_dma=True,
     pci_ids=((0x1AF4, 0x1041), (0x1AF4, 0x1042)),
-    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/virtio",
 )

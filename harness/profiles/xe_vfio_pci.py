@@ -7,7 +7,7 @@ module's.
 
 from __future__ import annotations
 
-from harness.profiles import ErrorHook, Profile
+from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
@@ -17,7 +17,6 @@ PROFILE = Profile(
     description="Intel graphics virtual function",
     does_dma=True,
     pci_ids=((0x8086, 0xB080), (0x8086, 0xFD80), (0x8086, 0xE202)),
-    error_hooks=(ErrorHook("truncated-stream", "truncate", ("RESUMING", "STOP"), amount=1),),
     needs_pf=True,
     source="drivers/vfio/pci/xe",
 )
