@@ -74,11 +74,6 @@ class KernelBuild:
         return self.folder / "modules"
 
     @property
-    def modules_alias(self) -> Path:
-        """The alias index, as depmod would write it."""
-        return self.folder / "modules" / "modules.alias"
-
-    @property
     def config(self) -> Path:
         """The `.config` it was built with."""
         return self.folder / "config"

@@ -103,7 +103,6 @@ class HwptDirtyJudge:
         self.spaces: dict[int, _Space] = {}
         self.tables: dict[int, _Table] = {}
         self._shifted, self._asked = False, (0, 0, 0)
-        self.reported = self.written_pages = 0
         """Pages reported and pages written, for the precision."""
 
     def step(self, index: int, name: str, args: Mapping[str, Any], record: Record) -> None:
@@ -245,7 +244,7 @@ class HwptDirtyJudge:
         space, grid = self.spaces[table.ioas], (iova, size)
         behind_a_hole, at = False, iova
         seen = shared = 0
-        inside: list[tuple[int, _Pages, int, int]] = []
+        inside: list[tuple[int, _Pages, int]] = []
         for first in sorted(space.lengths):
             low, high = max(first, iova), min(first + space.lengths[first], iova + length)
             if low >= high:
@@ -256,13 +255,13 @@ class HwptDirtyJudge:
             bits = _on_grid(window, first, grid)
             shared |= seen & bits  # a large bit that stands for parts of several mappings
             seen |= bits
-            inside.append((first, pages, window, bits))
+            inside.append((first, pages, bits))
             if not pages.unknown:
                 self._missing(index, pages, window, first, grid, shown, behind_a_hole)
         new = shown & ~preset
-        for first, pages, window, bits in inside:
+        for first, pages, bits in inside:
             if not pages.unknown:
-                self._needless(index, space, pages, (first, window), grid, new & bits & ~shared)
+                self._needless(index, space, pages, first, grid, new & bits & ~shared)
         self.out.check(
             "DIRTY-111",
             not new & ~seen,
@@ -311,11 +310,9 @@ class HwptDirtyJudge:
             yield "DIRTY-119", known or everything
 
     def _needless(
-        self, index: int, space: _Space, pages: _Pages, place: tuple[int, int], grid: tuple[int, int],
-        mine: int,
-    ) -> None:  # fmt: skip
+        self, index: int, space: _Space, pages: _Pages, first: int, grid: tuple[int, int], mine: int
+    ) -> None:
         """No page is there that nobody wrote to, as far as an entry of unknown size can tell."""
-        first, window = place
         if not pages.should:
             self.out.check(
                 pages.since,
@@ -333,8 +330,6 @@ class HwptDirtyJudge:
                 "only pages that were written, entries being of one page",
                 "others are reported",
             )
-        self.reported += mine.bit_count()
-        self.written_pages += _on_grid(pages.should & window, first, grid).bit_count()
 
     def _seen(self, table: _Table, iova: int, length: int, size: int, shown: int) -> None:
         """Remember what a report with NO_CLEAR had."""

@@ -6,7 +6,7 @@ Guarantees of a `Dirtier`:
 * `open` leaves the slots `f` (iommufd), `a` (IOAS), `dev` (device id) and `h` (the page table, attached to
   the device, tracking off), and `m`, memory of `MEMORY_BYTES`;
 * `write` makes every page dirty that it names, before the next operation, if it is mapped and tracked;
-* IOVAs from `first_iova` on are usable for `span_bytes`.
+* IOVAs from `first_iova` on are usable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from harness.program.script import Script
 from harness.uapi import iommufd
-from harness.uapi.iommufd_test import MOCK_APERTURE_LAST, MOCK_APERTURE_START, MOCK_PAGE_SIZE
+from harness.uapi.iommufd_test import MOCK_APERTURE_START, MOCK_PAGE_SIZE
 
 __all__ = ["MEMORY_BYTES", "RW_FIXED", "Dirtier", "MockDirtier", "TrackedTable", "iommu"]
 
@@ -35,11 +35,8 @@ class Dirtier(Protocol):
     """What makes pages dirty; see the module for what it guarantees."""
 
     first_iova: int
-    span_bytes: int
     own: bool
     """Whether a program opens the device itself."""
-    smallest: int
-    """Bytes of the smallest page that can be told from its neighbours."""
 
     def open(self, script: Script, *, huge: bool = True, memory: Mapping[str, Any] | None = None) -> None:
         """Append what makes the slots."""
@@ -52,9 +49,7 @@ class MockDirtier:
     """Iommufd's mock: IOMMU_TEST_OP_DIRTY sets the dirty bit of an entry as hardware would."""
 
     first_iova = MOCK_APERTURE_START
-    span_bytes = MOCK_APERTURE_LAST + 1 - MOCK_APERTURE_START
     own = False
-    smallest = MOCK_PAGE_SIZE
 
     def open(self, script: Script, *, huge: bool = True, memory: Mapping[str, Any] | None = None) -> None:
         """Append what makes the slots."""
