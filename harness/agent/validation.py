@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a program is well formed: the types of arguments, and the checks against the table of operations.
-
-The controller (`harness.program.rendering`) and the agent validate with the same code.
-"""
+"""Whether a program is well formed: types of arguments, and checks against the table of operations."""
 
 from __future__ import annotations
 

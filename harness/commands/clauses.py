@@ -155,7 +155,7 @@ def operations_document() -> str:
         _NOTE,
         "# Operations\n",
         f"The {len(OPERATIONS)} operations that a program is made of; what a program is stands in\n"
-        "[architecture.md](architecture.md). The agent and the controller check every program against the\n"
+        "[architecture.md](architecture.md). The agent checks every program against the\n"
         "table in `harness/agent/operations.py`, whose head says what the marks mean.\n\n"
         "An argument with `?` is optional. A record has `ret`, `errno` and the times of every operation,\n"
         "and the result fields named here. An operation with the mark `device` that does not come back is a\n"

@@ -26,7 +26,6 @@ from typing import Any, Protocol
 from harness import PROJECT
 from harness.agent.wire import MAX_FRAME_BYTES
 from harness.errors import HarnessError, LabError, UsageError
-from harness.program.rendering import Program
 
 __all__ = [
     "BOOT",
@@ -183,18 +182,18 @@ class Agent:
         self._broken = f"an answer to {method} that is none"
         raise HarnessError(f"{self.name}: {method}: not an answer to request {number}: {_shown(answer)}")
 
-    def run(self, program: Program | Mapping[str, Any], deadline_s: float | None = None) -> RunResult:
+    def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> RunResult:
         """Run a program and return its trace; a hung operation is `RunResult.hung`, not an exception.
 
         `deadline_s` is for the answer; the default is the program's own deadline and 30 s.
         """
-        wanted = program.to_json() if isinstance(program, Program) else dict(program)
+        wanted = dict(program)
         if deadline_s is None:
             deadline_s = float(wanted.get("deadline_ms", 20000)) / 1000 + 30.0
         return self._run_result(self.call("run", deadline_s=deadline_s, program=wanted))
 
     def run_many(
-        self, programs: Sequence[Program | Mapping[str, Any]], deadline_s: float | None = None
+        self, programs: Sequence[Mapping[str, Any]], deadline_s: float | None = None
     ) -> list[RunResult]:
         """Run programs one after the other in one request, which saves a round trip each.
 
@@ -202,7 +201,7 @@ class Agent:
         is the
         sum of the programs' own deadlines and 30 s.
         """
-        wanted = [p.to_json() if isinstance(p, Program) else dict(p) for p in programs]
+        wanted = [dict(p) for p in programs]
         if deadline_s is None:
             deadline_s = sum(float(p.get("deadline_ms", 20000)) / 1000 for p in wanted) + 30.0
         answer = self.call("run_many", deadline_s=deadline_s, programs=wanted)

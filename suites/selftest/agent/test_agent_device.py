@@ -12,7 +12,7 @@ from fixtures.reach import embedded_host
 from harness.errors import LabError
 from harness.hosts.host import Host
 from harness.hosts.ssh import SshHost
-from harness.program.rendering import op, program, trace_records
+from suites.selftest.agent.programs import op, program, trace_records
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
