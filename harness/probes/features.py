@@ -59,9 +59,7 @@ _OPENING: list[Op] = [
 def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Capabilities of the device `entry` (as in a program's `devices`); LabError where it cannot be opened.
 
-    Plain values: `migration` (names of declared features), `data_size`, `precopy_info_v2`, `dma_logging`,
-    `reset` (the ioctl works), `reset_flag` (the device declares it), `num_regions`, `num_irqs`, `regions` and
-    `irqs` (their info; sizes in bytes), `debugfs_state`, `cdev`, `stream_bytes` (only with `data_size`).
+    They stand in `harness/spec/capabilities.py`; `stream_bytes` is there only with `data_size`.
     """
     opening = _OPENING
     migration = vfio.VFIO_DEVICE_FEATURE_MIGRATION

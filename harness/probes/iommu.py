@@ -1,21 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the IOMMU side of a host can do: of a VFIO device's own IOMMU, or of iommufd's mock.
 
-Capabilities given (all plain values):
-
-`mock`                 what stands in for the hardware, in words; absent for a VFIO device
-`physical_iommu`       an I/O page table can be allocated for the device (False: emulated by software)
-`hw_info_type`         `out_data_type` of IOMMU_GET_HW_INFO
-`hwpt_dirty`           IOMMU_HW_CAP_DIRTY_TRACKING is declared
-`emulated_iommu`       the reverse of it
-`hwpt_refuses_dirty`   a device without it is at hand
-`type1`, `type1v2`, `unmap_all`, `update_vaddr`, `no_update_vaddr`, `type1_migration`
-                       what a container with the device's group in it says of itself
-`hugepages`            a huge page of memory is free
-`max_pasid_log2`       width of PASIDs, 0 for none
-`iommufd_compat`       the iommufd answers type1's ioctls (it always does; probed all the same)
-`map_file`, `change_process`, `fault_queue`, `viommu`, `hw_queue`
-                       the ioctl exists (it says anything but ENOTTY)
+The capabilities that it gives stand in `harness/spec/capabilities.py`, with what defines them.
 """
 
 from __future__ import annotations
