@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -21,6 +22,7 @@ from harness.errors import (
     EXIT_NON_CONFORMING,
     HarnessError,
     UsageError,
+    VfiocertError,
 )
 from harness.hosts.inventory import EMBEDDED, select
 from harness.progress import open_progress
@@ -129,8 +131,13 @@ def certify(
         (folder / ALLURE).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out={folder}: {error.strerror}; name a folder that can be made") from None
-    with open_progress() as progress:
-        run = run_pytest(args, min(workers or _workers(lab), len(targets)), len(targets), progress)
+    try:
+        with open_progress() as progress:
+            run = run_pytest(args, min(workers or _workers(lab), len(targets)), len(targets), progress)
+    except VfiocertError:
+        with contextlib.suppress(OSError):  # a run that could not begin leaves nothing behind
+            (folder / ALLURE).rmdir()
+        raise
     write_run_files(folder / ALLURE, run.run)
     print_summary(run.run, str(folder))
     if run.bugs:
