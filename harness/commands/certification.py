@@ -64,7 +64,8 @@ class Outcome:
 def run_pytest(args: list[str], workers: int, devices: int, progress: Progress) -> Outcome:
     """Run pytest with these arguments and give what came of it.  Ctrl-C keeps what was finished.
 
-    Raises what kept the run from beginning, or its records from being kept.
+    Raises what kept the run from beginning, or its records from being kept; KeyboardInterrupt or SystemExit
+    where a signal came before the first test.
     """
     if workers > 1:
         restarts = _RESTARTS_A_DEVICE * devices + workers
@@ -79,6 +80,9 @@ def run_pytest(args: list[str], workers: int, devices: int, progress: Progress) 
     controller = quiet.controller
     if controller is not None and controller.fault is not None:
         raise controller.fault
+    if controller is not None and controller.run is None and controller.interrupted:
+        # Before the first test, while a kernel was built or a lab started: there is no run to keep.
+        raise KeyboardInterrupt if quiet.signal == signal.SIGINT else SystemExit(128 + quiet.signal)
     if controller is None or controller.run is None:
         raise HarnessError(f"pytest ended with status {int(status)} and kept no run")
     return Outcome(controller.run, controller.bugs, quiet.signal if controller.interrupted else None)

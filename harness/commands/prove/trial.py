@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 import pytest
 
-from fixtures.controller import CONTROLLER
-from fixtures.plugin import RESULT, TEST, WATCH, about_item
+from fixtures.controller import CONTROLLER, ERROR, RESULT
+from fixtures.plugin import TEST, WATCH, about_item
 from fixtures.rig import Rig
 from harness.commands.certification import suite_arguments
 from harness.commands.prove.defects import Defect
@@ -188,7 +188,7 @@ class Trial:
             self.finish("limit")
 
     def _failed(self, report: pytest.TestReport) -> None:
-        error = json.loads(str(dict(report.user_properties).get("vfiocert-error", "null")))
+        error = json.loads(str(dict(report.user_properties).get(ERROR, "null")))
         lines = report.longreprtext.strip().splitlines() or ["?"]
         self.say("fault", message=(error[1] if error else lines[-1])[:500], bug=not error)
 

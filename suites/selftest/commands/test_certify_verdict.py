@@ -57,6 +57,10 @@ def test_the_verdict_on_mtty_is_what_its_source_says(run: Path) -> None:
     assert len(by_verdict["pass"]) >= 300
 
 
+def test_the_run_says_what_was_typed(run: Path) -> None:
+    assert json.loads((run / "run.json").read_text())["command"].startswith("vfiocert certify --device mtty0")
+
+
 def test_every_cell_of_the_state_table_is_decided(run: Path) -> None:
     arcs = json.loads((run / "run.json").read_text())["devices"][0]["arcs"]
     assert len(arcs) == 64
