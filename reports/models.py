@@ -137,6 +137,13 @@ class Finding(_Record):
     replay: FileName | None = None
     """Name of the file, relative to the run's folder, that `vfiocert replay` takes."""
     explanation: Text | None = None
+    flaky: bool = False
+    """Whether no further run of its program showed it again: then it alone decides nothing."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether it decides its clause: it came again, or the kernel log is evidence of its own."""
+        return not self.flaky or bool(self.kernel_log)
 
     @field_validator("program", mode="before")
     @classmethod

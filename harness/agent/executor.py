@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs programs: threads, barriers, actors, and the deadline that turns a silent hang into a report.
+"""Runs programs: threads, barriers, actors, and the deadlines that turn a silent hang into a report.
 
-A program whose operation does not come back (a thread stuck in the kernel) is abandoned: its threads stop at
-their next operation, its session is forgotten, and the agent goes on.
+Two times matter.  `op_ms` is how long one operation may take: one that takes longer hangs, and its program is
+abandoned (its threads stop at their next operation, its session is forgotten, the agent goes on).
+`deadline_ms` is how long the whole program may take: no operation begins after it, which is no fault of the
+device.  The first operation that a thread did not begin, or did only in part, has a record marked `cut`.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "Overdue"]
 
 _GRACE_NS = 500_000_000
+_STALL_NS = 1_000_000_000  # a watcher that was not run for so long says that the host stood still
 _STILL_NS = 2_000_000_000  # a thread that used no CPU time for so long waits, and does not work
-_SLOW_NS = 60_000_000_000  # beyond its deadline: what works for so long may never end
+_SLOW_NS = 60_000_000_000  # beyond its limit: an operation that works for so long may never end
 _TICKS = os.sysconf("SC_CLK_TCK")
 _now = time.monotonic_ns
 
@@ -40,13 +43,15 @@ class Overdue(Exception):
 class _Thread:
     """One thread of a running program."""
 
-    __slots__ = ("actor", "index", "name", "ops", "tid")
+    __slots__ = ("actor", "ended", "index", "name", "ops", "since_ns", "tid")
 
     def __init__(self, name: str, actor: str | None, ops: list[Any]) -> None:
         self.name = name
         self.actor = actor
         self.ops = ops
         self.index = -1  # of the operation under way; len(ops) when all are done
+        self.since_ns = _now()  # when that operation began, or last advanced by a step of its own
+        self.ended = False
         self.tid = 0
 
 
@@ -61,6 +66,7 @@ class RunningProgram:
         self.devices = program.get("devices", {})
         self.threads = threads
         self.deadline_ns = _now() + program.get("deadline_ms", 20000) * 1_000_000
+        self.op_ns = program.get("op_ms", 20000) * 1_000_000
         self.trace: list[dict[str, Any]] = []
         self.failure: Failure | None = None
         self.stopped = False
@@ -118,10 +124,11 @@ class RunningProgram:
             from traceback import format_exc  # dear to import, and never needed
 
             self._fail(Failure("agent", "%s: %s" % (type(e).__name__, e), traceback=format_exc()))
-        thread.index = max(thread.index, 0)
+        thread.index, thread.since_ns = max(thread.index, 0), _now()
         with self._lock:
             self._left -= 1
             last = self._left == 0
+        thread.ended = not last
         if last:
             self.slots.close_rest(self.slots.keep)
             if self.others_done is not None:
@@ -131,19 +138,31 @@ class RunningProgram:
         self.failure = self.failure or failure
         self.stopped = True
 
+    def _cut(self, thread: _Thread, index: int, now: int) -> bool:
+        """Whether the program's time is over, so that this operation may not begin; the trace then says so.
+
+        The first operation always begins: a program that does nothing tells nothing."""
+        if not index or now < self.deadline_ns:
+            return False
+        record = skipped(thread.name, index, thread.ops[index][0], now, "the program's time was over")
+        self.trace.append({**record, "cut": True})
+        thread.index = len(thread.ops)
+        return True
+
     def _run_ops(self, thread: _Thread) -> None:
-        ctx = Context(self.slots, self.devices, self.deadline_ns, self)
+        ctx = Context(self.slots, self.devices, self.deadline_ns, self, thread)
         append = self.trace.append
         name = thread.name
         for index, op in enumerate(thread.ops):
-            if self.stopped:
+            thread.since_ns = now = _now()
+            if self.stopped or self._cut(thread, index, now):
                 return
             thread.index = index
             append(perform(ctx, op, name, index))
         thread.index = len(thread.ops)
 
     def _run_actor_ops(self, thread: _Thread, actor_name: str) -> None:
-        ctx = Context(self.slots, self.devices, self.deadline_ns, self)
+        ctx = Context(self.slots, self.devices, self.deadline_ns, self, thread)
         if actor_name not in self.slots.actors and self._actor_event is not None:
             with self._actor_event:  # it is forked by another thread of this program
                 self._actor_event.wait_for(
@@ -151,7 +170,8 @@ class RunningProgram:
                 )
         actor: Actor = self.slots.actors[actor_name]
         for index, op in enumerate(thread.ops):
-            if self.stopped:
+            thread.since_ns = now = _now()
+            if self.stopped or self._cut(thread, index, now):
                 return
             thread.index = index
             if op[0] in HERE_OPS:
@@ -167,6 +187,26 @@ class RunningProgram:
                 record["t"], record["i"] = thread.name, index
             self.trace.append(record)
         thread.index = len(thread.ops)
+
+    def excuse(self, stalled_ns: int) -> None:
+        """Give back the time for which the whole host stood still."""
+        self.deadline_ns += stalled_ns
+        for thread in self.threads:
+            thread.since_ns += stalled_ns
+
+    def late(self, now: int) -> bool:
+        """Whether an operation has taken longer than any may.
+
+        One that waits for something else ends by itself with the program's time; only where that is over for
+        long, too, is it late.
+        """
+        if now > self.deadline_ns + self.op_ns + _GRACE_NS:
+            return True
+        return any(
+            now - t.since_ns > self.op_ns and t.index >= 0
+            and not t.ended and not (t.index < len(t.ops) and t.ops[t.index][0] in WAITING_OPS)
+            for t in self.threads
+        )  # fmt: skip
 
     def waits(self) -> bool:
         """Whether what does not come back has used no CPU time for a while: a slow host is no hang."""
@@ -232,6 +272,7 @@ class Executor:
     def __init__(self) -> None:
         self.sessions: dict[str, Slots] = {}
         self._current: RunningProgram | None = None
+        self._polled_ns = _now()
         self._batch: list[dict[str, Any]] | None = None
 
     def run_many(self, programs: list[Any]) -> dict[str, Any]:
@@ -279,14 +320,20 @@ class Executor:
     def overdue(self) -> dict[str, Any] | None:
         """Return the answer for a program that hangs, once, after which it is nobody's any more; else
         None."""
+        now = _now()
+        gap, self._polled_ns = now - self._polled_ns, now
         run = self._current
-        if run is None or _now() < run.deadline_ns:
+        if run is None:
+            return None
+        if gap > _STALL_NS:
+            run.excuse(gap)
+        if not run.late(now):
+            return None
+        slow = not run.waits() and not run.endless()
+        if slow and not run.late(now - _SLOW_NS):
             return None
         run.stopped = True
-        if _now() < run.deadline_ns + _GRACE_NS:
-            return None  # an operation that waits until the deadline comes back about now
-        slow = not run.waits() and not run.endless()
-        if (slow and _now() < run.deadline_ns + _SLOW_NS) or not run.claim():
+        if not run.claim():
             return None
         # The session's slots may hang whoever touches them: forget them.
         if run.session is not None:

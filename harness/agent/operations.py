@@ -114,13 +114,17 @@ ioctl_readonly works device: fd:fd nr:u32 buf:hex fds?:list
   | an ioctl on a struct in memory that can only be read; fds: [[offset, slot]..] |
 read transfer device: fd:fd n:n keep?:slot
   | one read; keep is the bytes slot that takes it | n, hex (first 256 bytes), sha256
-read_all transfer device: fd:fd chunks?:ns max_bytes?:stream keep?:slot
-  | reads to the end, in sizes that are cycled | n, reads, end ("eof", "errno", "max"), errno, sha256
-write transfer device: fd:fd hex?:hex from?:slot off?:n n?:n | one write, of hex or a part of a bytes slot | n
-write_all transfer device: fd:fd from:slot chunks?:ns off?:stream n?:stream flip?:list repeat?:n
+read_all transfer device: fd:fd chunks?:ns fine?:windows max_bytes?:stream partial?:bool keep?:slot
+  | reads to the end, in sizes that are cycled (with fine only inside those windows, else in large ones);
+  partial: the end is not expected within max_bytes
+  | n, reads, end ("eof", "errno", "max"; "deadline", "full": cut), errno, sha256
+write transfer device: fd:fd hex?:hex from?:slot off?:stream n?:n
+  | one write, of hex or a part of a bytes slot | n
+write_all transfer device: fd:fd from:slot chunks?:ns fine?:windows off?:stream n?:stream flip?:list
+  repeat?:n
   | writes a bytes slot, in sizes that are cycled; flip: [[byte offset, xor]..]; errno is that of the first
   write that fails | n, writes
-bytes quick: out:slot hex?:hex from?:slot off?:n n?:n flip?:list concat?:strs
+bytes transfer: out:slot hex?:hex from?:slot off?:stream n?:stream flip?:list concat?:strs
   | fills a bytes slot with hex or a part of another; then concat and flip | n, sha256
 pread transfer device: fd:fd off:u64 n:n keep?:slot | one pread | n, hex (first 256 bytes), sha256
 pwrite transfer device: fd:fd off:u64 hex?:hex from?:slot | one pwrite | n
@@ -163,8 +167,9 @@ drop_capability quick: caps:list | an actor gives up capabilities, by their numb
 kill quick agent: actor:slot signal?:str | signals an actor, default SIGKILL |
 exit quick agent: actor:slot | tells an actor to exit, and does not wait |
 wait waits agent: actor:slot timeout_ms?:n | waits until an actor has ended; ETIMEDOUT | code, signal
-walk works device: fd:fd targets:b64 stream?:slot
-  | requests many states one after the other: see architecture.md | recs (base64, 4 bytes a step)
+walk works device: fd:fd targets:b64 stream?:slot limit_ms?:u32
+  | requests many states one after the other, as many as limit_ms allows: see architecture.md
+  | recs (base64, 4 bytes a step)
 stat quick: fd:fd | fstat | rdev (major:minor), mode
 fdinfo quick device: fd:fd | reads /proc/self/fdinfo of it, which the file's driver may add to | text
 read_text quick: path:str | reads the start of a file below /proc or /sys | text

@@ -7,13 +7,15 @@ import errno
 import fcntl
 import os
 import select
+import time
 
 from harness.uapi.layout import s32, u64
 
 from .digest import sha256_hex
 from .failure import Failure
 from .slots import Context, libc, libc_error
-from .validation import MAX_IO_BYTES, MAX_STREAM_BYTES
+from .streams import PIECE, Pieces, Recorder, Sizes, part_of
+from .validation import MAX_IO_BYTES
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
@@ -38,20 +40,20 @@ def _data(data: bytes) -> dict[str, Any]:
 
 def _source(ctx: Context, a: dict[str, Any]) -> bytes:
     if "from" in a:
-        blob: bytes = ctx.blobs[a["from"]]
-        off = a.get("off", 0) if "from" in a else 0
-        return blob[off : off + a["n"]] if "n" in a else blob[off:]
+        blob, off = ctx.blobs[a["from"]], a.get("off", 0)
+        data: bytes = part_of(blob, off, min(a.get("n", MAX_IO_BYTES), max(0, len(blob) - off)))
+        return data
     return bytes.fromhex(a.get("hex", ""))
 
 
-def _flipped(data: bytes, flips: list[Any]) -> bytes:
-    changed = bytearray(data)
-    for item in flips:
+def _flips(items: list[Any]) -> dict[int, int]:
+    """What to xor each byte with, by its offset."""
+    flips: dict[int, int] = {}
+    for item in items:
         if not (isinstance(item, list) and len(item) == 2 and all(isinstance(v, int) for v in item)):
             raise Failure("usage", "flip: %r is not [byte offset, xor]" % (item,))
-        if 0 <= item[0] < len(changed):
-            changed[item[0]] ^= item[1] & 0xFF
-    return bytes(changed)
+        flips[item[0]] = flips.get(item[0], 0) ^ (item[1] & 0xFF)
+    return flips
 
 
 def read(ctx: Context, a: dict[str, Any]) -> Any:
@@ -62,16 +64,25 @@ def read(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def read_all(ctx: Context, a: dict[str, Any]) -> Any:
-    """Read until the end, an error or `max_bytes`, in `chunks`; `end` says which of them it was."""
-    fd = ctx.fds[a["fd"]]
-    chunks = a.get("chunks") or [1 << 16]
-    limit = a.get("max_bytes", MAX_IO_BYTES)
-    data = bytearray()  # grows in place: a list of parts, joined, would need the memory twice
+    """Read until the end, an error or `max_bytes`; `end` says which of them it was.
+
+    Where the program's time is over first, or the host has no room for more: "deadline" or "full", and the
+    record is marked `cut`, for nothing is known of the rest.  So it is at `max_bytes` with `partial`.
+    """
+    fd, pulse = ctx.fds[a["fd"]], ctx.pulse
+    sizes = Sizes(a.get("chunks") or [1 << 16], a.get("fine"))
+    limit = a.get("max_bytes", 1 << 62)
+    taken = Recorder("keep" in a)
     have = reads = error = 0
-    end = "max"
-    while have < limit and ctx.remaining_s() > 0:
+    end, why = "max", ""
+    until = time.monotonic_ns() + int(ctx.remaining_s() * 1e9)
+    while have < limit:
+        pulse.since_ns = now = time.monotonic_ns()
+        if now >= until and not ctx.remaining_s():
+            end = "deadline"
+            break
         try:
-            part = os.read(fd, min(chunks[reads % len(chunks)], limit - have))
+            part = os.read(fd, min(sizes.next(have), limit - have))
         except OSError as e:
             end, error = "errno", e.errno or errno.EIO
             break
@@ -79,14 +90,25 @@ def read_all(ctx: Context, a: dict[str, Any]) -> Any:
         if not part:
             end = "eof"
             break
-        data += part
         have += len(part)
+        try:
+            taken.add(part)
+        except OSError as e:
+            end, why = "full", str(e)
+            break
+    fields: dict[str, Any] = {
+        "ret": -1 if error else have,
+        "errno": error,
+        "n": have,
+        "reads": reads,
+        "end": end,
+    }
+    if end in ("deadline", "full") or (end == "max" and a.get("partial")):
+        return {**fields, "cut": True, "why": why}
+    fields["sha256"] = taken.digest()
     if "keep" in a:
-        ctx.blobs[a["keep"]] = data
-    return {
-        "ret": -1 if error else have, "errno": error, "n": have, "reads": reads, "end": end,
-        "sha256": sha256_hex(data),
-    }  # fmt: skip
+        ctx.blobs[a["keep"]] = taken
+    return fields
 
 
 def write(ctx: Context, a: dict[str, Any]) -> Any:
@@ -95,23 +117,37 @@ def write(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def write_all(ctx: Context, a: dict[str, Any]) -> Any:
-    """Write all bytes of a slot in `chunks`; stops at the first failing write, or one that takes nothing."""
-    fd = ctx.fds[a["fd"]]
-    blob, off = memoryview(ctx.blobs[a["from"]]), a.get("off", 0)
-    data = blob[off : off + a["n"]] if "n" in a else blob[off:]
-    repeat = a.get("repeat", 1)
-    if len(data) * repeat > MAX_STREAM_BYTES:
-        raise Failure(
-            "usage",
-            "write_all: %d bytes are more than the %d allowed" % (len(data) * repeat, MAX_STREAM_BYTES),
+    """Write all bytes of a slot in `chunks`; stops at the first failing write, or one that takes nothing.
+
+    Where the program's time is over first, the record is marked `cut`.
+    """
+    fd, pulse, blob, off = ctx.fds[a["fd"]], ctx.pulse, ctx.blobs[a["from"]], a.get("off", 0)
+    length = max(0, min(a.get("n", len(blob)), len(blob) - off))
+    flips, repeat = _flips(a.get("flip", [])), a.get("repeat", 1)
+    if flips or repeat != 1:
+        blob, off, length = (
+            Pieces([(Pieces([(blob, off, length)], flips), 0, length)] * repeat, {}),
+            0,
+            length * repeat,
         )
-    if a.get("flip") or repeat != 1:
-        data = memoryview(_flipped(bytes(data), a.get("flip", [])) * repeat)
-    chunks = a.get("chunks") or [1 << 16]
+    sizes = Sizes(a.get("chunks") or [1 << 16], a.get("fine"))
     done = writes = error = 0
-    while done < len(data) and ctx.remaining_s() > 0:
+    ahead, ahead_at = memoryview(b""), 0  # read from the slot at once, written in pieces
+    until = time.monotonic_ns() + int(ctx.remaining_s() * 1e9)
+    cut = False
+    while done < length:
+        pulse.since_ns = now = time.monotonic_ns()
+        if now >= until and not ctx.remaining_s():
+            cut = True
+            break
+        want = min(sizes.next(done), length - done)
+        if done + want > ahead_at + len(ahead):
+            ahead, ahead_at = (
+                memoryview(part_of(blob, off + done, min(max(want, PIECE), length - done))),
+                done,
+            )
         try:
-            wrote = os.write(fd, data[done : done + chunks[writes % len(chunks)]])
+            wrote = os.write(fd, ahead[done - ahead_at : done - ahead_at + want])
         except OSError as e:
             error = e.errno or errno.EIO
             break
@@ -119,16 +155,22 @@ def write_all(ctx: Context, a: dict[str, Any]) -> Any:
         done += wrote
         if not wrote:
             break
-    return {"ret": -1 if error else done, "errno": error, "n": done, "writes": writes}
+    fields = {"ret": -1 if error else done, "errno": error, "n": done, "writes": writes}
+    return {**fields, "cut": True} if cut else fields
 
 
 def make_bytes(ctx: Context, a: dict[str, Any]) -> Any:
-    data = _source(ctx, a) + b"".join(ctx.blobs[name] for name in a.get("concat", []))
-    data = _flipped(data, a.get("flip", []))
-    if len(data) > MAX_IO_BYTES:
-        raise Failure("usage", "bytes: %d bytes are more than the %d allowed" % (len(data), MAX_IO_BYTES))
-    ctx.blobs[a["out"]] = data
-    return {"n": len(data), "sha256": sha256_hex(data)}
+    parts: list[Any] = []
+    if "from" in a:
+        blob, off = ctx.blobs[a["from"]], a.get("off", 0)
+        parts.append((blob, off, max(0, min(a.get("n", len(blob)), len(blob) - off))))
+    else:
+        data = bytes.fromhex(a.get("hex", ""))
+        parts.append((data, 0, len(data)))
+    parts += [(ctx.blobs[name], 0, len(ctx.blobs[name])) for name in a.get("concat", [])]
+    made = Pieces(parts, _flips(a.get("flip", [])))
+    ctx.blobs[a["out"]] = made
+    return {"n": len(made), "sha256": made.digest()}
 
 
 def _file_offset(value: int) -> int:
@@ -143,7 +185,7 @@ def pread(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def pwrite(ctx: Context, a: dict[str, Any]) -> Any:
-    data = ctx.blobs[a["from"]] if "from" in a else bytes.fromhex(a.get("hex", ""))
+    data = _source(ctx, {"from": a["from"]} if "from" in a else a)
     wrote = os.pwrite(ctx.fds[a["fd"]], data, _file_offset(a["off"]))
     return {"ret": wrote, "n": wrote}
 

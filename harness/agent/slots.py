@@ -115,10 +115,21 @@ def _close(fd: int) -> None:
         pass
 
 
+class _Pulse:
+    """Stands in for the executor's thread, in an actor."""
+
+    __slots__ = ("since_ns",)
+
+    def __init__(self) -> None:
+        self.since_ns = 0
+
+
 class Context:
     """What one thread of a program works with; not shared between threads."""
 
-    def __init__(self, slots: Slots, devices: dict[str, Any], deadline_ns: int, shared: Any) -> None:
+    def __init__(
+        self, slots: Slots, devices: dict[str, Any], deadline_ns: int, shared: Any, pulse: Any = None
+    ) -> None:
         self.slots = slots
         self.fds = slots.fds
         self.ints = slots.ints
@@ -127,10 +138,13 @@ class Context:
         self.devices = devices
         self.deadline_ns = deadline_ns
         self.shared = shared  # the Run: barriers and actors, which all threads of a program share
+        self.pulse = pulse or _Pulse()  # its `since_ns` is set by each step of an operation of many steps
         self.request = StateRequest()  # of get_state and set_state, which fill all of it anew
 
     def remaining_s(self) -> float:
         """Return how long this program may still run, in seconds, never negative."""
+        if self.shared is not None:
+            self.deadline_ns = self.shared.deadline_ns  # later than it was, where the host stood still
         return max(0.0, (self.deadline_ns - time.monotonic_ns()) / 1e9)
 
     def device(self, name: str) -> dict[str, Any]:

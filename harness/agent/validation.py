@@ -23,7 +23,7 @@ __all__ = [
 MAX_DEADLINE_MS = 3_600_000
 MAX_THREADS = 64
 MAX_IO_BYTES = 64 << 20  # one read, write or mapping larger than this is a mistake, not a test
-MAX_STREAM_BYTES = 512 << 20  # of a migration stream kept on the host; only its digest travels
+MAX_STREAM_BYTES = 1 << 44  # of a migration stream; what is kept of it is bounded by the host's disk
 
 
 def _is_slot(value: Any) -> bool:
@@ -88,6 +88,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _list_of(_is_n)(v) and bool(v) and all(v),
         "a list of numbers from 1 to %d" % MAX_IO_BYTES,
     ),
+    "windows": (_list_of(_list_of(_unsigned(MAX_STREAM_BYTES), 2)), "a list of [first, end] byte offsets"),
     "hex": (_is_hex, "bytes in hex"),
     "b64": (_is_b64, "bytes in base64"),
     "str": (lambda v: isinstance(v, str) and len(v) <= 4096, "a string of up to 4096 characters"),
@@ -142,7 +143,7 @@ def check_ops(ops: Any, where: str) -> str | None:
     return None
 
 
-_PROGRAM_KEYS = frozenset(["devices", "session", "keep", "deadline_ms", "busy_ms", "threads"])
+_PROGRAM_KEYS = frozenset(["devices", "session", "keep", "deadline_ms", "op_ms", "busy_ms", "threads"])
 _THREAD_KEYS = frozenset(["name", "actor", "ops"])
 
 
@@ -154,9 +155,10 @@ def check_program(program: Any) -> str | None:
     extra = sorted(program.keys() - _PROGRAM_KEYS)
     if extra:
         return "program: unknown key %r; valid are %s" % (extra[0], ", ".join(sorted(_PROGRAM_KEYS)))
-    deadline = program.get("deadline_ms", 1)
-    if not _unsigned(MAX_DEADLINE_MS)(deadline) or not deadline:
-        return "program: deadline_ms=%r is not a number from 1 to %d" % (deadline, MAX_DEADLINE_MS)
+    for key in ("deadline_ms", "op_ms"):
+        deadline = program.get(key, 1)
+        if not _unsigned(MAX_DEADLINE_MS)(deadline) or not deadline:
+            return "program: %s=%r is not a number from 1 to %d" % (key, deadline, MAX_DEADLINE_MS)
     if not _unsigned(MAX_DEADLINE_MS)(program.get("busy_ms", 0)):
         return "program: busy_ms=%r is not a number up to %d" % (program["busy_ms"], MAX_DEADLINE_MS)
     session = program.get("session")

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast path of the bounded-exhaustive sweep: thousands of state requests in one operation.
 
-The record of a step is 4 bytes (docs/architecture.md): errno of the SET or reset; the state GET reports, 0xff
-where it failed; bits: 1 an fd came back, 2 it was close-on-exec, 4 an fd was held before this step, 8 the
-number
-returned was neither -1 nor a new open fd, 16 the state written back by a successful SET is not what GET
-reports; errno
-of the one-byte read of the fd held before, 0 where it returned nothing, 0xfd where it returned data, 0xfe
-where no read
-was made.  With a stream, each session that RESUMING starts is given it whole: bit 32.
+The record of a step is 4 bytes (docs/architecture.md):
+
+* errno of the SET or reset;
+* the state that GET reports, 0xff where it failed;
+* bits: 1 an fd came back, 2 it was close-on-exec, 4 an fd was held before this step, 8 the number returned
+  was neither -1 nor a new open fd, 16 the state written back by a successful SET is not what GET reports;
+* errno of the one-byte read of the fd held before, 0 where it returned nothing, 0xfd where it returned data,
+  0xfe where no read was made.
+
+With a stream, each session that RESUMING starts is given it whole: bit 32.  A walk that has used its
+`limit_ms` ends before the next step: there are as many records as steps were made.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import binascii
 import gc
 import os
+import time
 from fcntl import F_GETFD, FD_CLOEXEC, fcntl, ioctl
 from struct import Struct
 
@@ -23,6 +27,7 @@ from harness.uapi import vfio
 
 from .features import StateRequest
 from .slots import Context
+from .streams import PIECE, part_of
 
 TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
@@ -54,10 +59,15 @@ def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
     """Request each target in turn and return 4 bytes about each, base64."""
     fd = ctx.fds[args["fd"]]
     stream = ctx.blobs[args["stream"]] if "stream" in args else b""
+    if len(stream) <= PIECE:
+        stream = bytes(part_of(stream, 0, PIECE))
     collecting = gc.isenabled()
     gc.disable()  # each refused request makes an exception, and none of them is in a cycle
     try:
-        recs, held = _walk(fd, binascii.a2b_base64(args["targets"]), stream)
+        recs, held = _walk(
+            fd, binascii.a2b_base64(args["targets"]), stream, ctx.pulse,
+            time.monotonic_ns() + args.get("limit_ms", 1 << 32) * 1_000_000,
+        )  # fmt: skip
     finally:
         if collecting:
             gc.enable()
@@ -66,22 +76,24 @@ def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
     return {"recs": binascii.b2a_base64(recs, newline=False).decode("ascii")}
 
 
-def _load(fd: int, stream: bytes) -> int:
+def _load(fd: int, stream: Any, pulse: Any) -> int:
     """Write the stream to a resuming fd; 32 where all of it was taken."""
-    done = 0
+    done, length = 0, len(stream)
     try:
-        while done < len(stream):
-            done += os.write(fd, stream[done:] if done else stream)
+        while done < length:
+            part = part_of(stream, done, PIECE) if done or length > PIECE else stream
+            done += os.write(fd, part)
+            pulse.since_ns = time.monotonic_ns()
     except OSError:
         return 0
     return 32
 
 
-def _walk(fd: int, targets: bytes, stream: bytes = b"") -> tuple[bytes, int]:
+def _walk(fd: int, targets: bytes, stream: Any, pulse: Any, until_ns: int) -> tuple[bytes, int]:
     # Everything a step touches is a local, and no object is made that can be avoided: this loop is the
     # suite's throughput.
     feature, reset, read, close = vfio.VFIO_DEVICE_FEATURE, vfio.VFIO_DEVICE_RESET, os.read, os.close
-    session_of, requests, control, descriptor = _SESSION, _REQUESTS, ioctl, fcntl
+    session_of, requests, control, descriptor, clock = _SESSION, _REQUESTS, ioctl, fcntl, time.monotonic_ns
     if not requests:
         requests += [_request(_SET, target) for target in range(256)]
     answer = bytearray(16)
@@ -91,6 +103,9 @@ def _walk(fd: int, targets: bytes, stream: bytes = b"") -> tuple[bytes, int]:
     record = recs.append
     held, held_session = -1, 0
     for target in targets:
+        pulse.since_ns = now = clock()
+        if now > until_ns and recs:
+            break
         flags = 4 if held >= 0 else 0
         error = 0
         written = -1
@@ -142,7 +157,7 @@ def _walk(fd: int, targets: bytes, stream: bytes = b"") -> tuple[bytes, int]:
         if new >= 0:
             held, held_session = new, session
             if stream and session == 2:
-                flags |= _load(new, stream)
+                flags |= _load(new, stream, pulse)
         record(error | state << 8 | flags << 16 | outcome << 24)
     return Struct("<%dI" % len(recs)).pack(*recs), held  # the trace's own format, not the kernel's
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno as errnos
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from harness.oracle.access import judge_ownership
@@ -86,31 +87,58 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _value(term: Any, records: Records) -> Any:
+class _NotDone(Exception):
+    """A claim speaks of an operation that the program's end in time cut off, or of what came after it."""
+
+
+Ends = Mapping[str | None, int]
+"""Thread (None: the main one) -> index of its first operation that was not done, or done in part."""
+
+
+def _ends(program: Mapping[str, Any], trace: Sequence[Record]) -> dict[str | None, int]:
+    """Where the threads of a program that was cut short end; {} where the trace is whole."""
+    main = program["threads"][0]["name"]
+    ends: dict[str | None, int] = {}
+    for rec in trace:
+        if rec.get("cut"):
+            for name in {rec["t"], None if rec["t"] == main else rec["t"]}:
+                ends[name] = min(ends.get(name, int(rec["i"])), int(rec["i"]))
+    return ends
+
+
+def _value(term: Any, records: Records, ends: Ends) -> Any:
     """A term of a claim: `{"op": i, "field": f, "t": thread}` is looked up in the trace, all else is itself.
 
-    Raises KeyError where the operation did not run or has no such field.
+    Raises KeyError where the operation did not run or has no such field, `_NotDone` where it was cut off.
     """
     if isinstance(term, Mapping):
-        record = records[term.get("t"), int(term["op"])]
+        place = term.get("t"), int(term["op"])
+        if place[0] in ends and place[1] >= ends[place[0]]:
+            raise _NotDone
+        record = records[place]
         if record.get("skipped"):
             raise KeyError("skipped")
         return record[term["field"]]
     return term
 
 
-def _holds(test: Sequence[Any], records: Records) -> bool:
+def _holds(test: Sequence[Any], records: Records, ends: Ends) -> bool:
     left, compare, right = test
-    return bool(_COMPARE[compare](_value(left, records), _value(right, records)))
+    return bool(_COMPARE[compare](_value(left, records, ends), _value(right, records, ends)))
 
 
-def _judge_claims(program: Mapping[str, Any], records: Records, out: Judgement) -> None:
+def _judge_claims(
+    program: Mapping[str, Any], records: Records, out: Judgement, ends: Ends = MappingProxyType({})
+) -> None:
     for claim in program.get("claims", ()):
         try:
-            if not all(_holds(t, records) for t in claim.get("when", ())):
+            if not all(_holds(t, records, ends) for t in claim.get("when", ())):
                 continue
-            ok = _holds(claim["test"], records)
-            seen = _value(claim["test"][0], records)
+            ok = _holds(claim["test"], records, ends)
+            seen = _value(claim["test"][0], records, ends)
+        except _NotDone:
+            out.undecided[claim["clause"]] = f"no time was left for what it claims ({claim['expected']})"
+            continue
         except (KeyError, TypeError):
             continue  # the operation it speaks of did not happen: nothing was checked
         index = int(claim["test"][0]["op"])
@@ -133,9 +161,16 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
     """Judge one run of a program.
 
     Takes the device's probed capabilities, the program as JSON (docs/architecture.md) with its claims, and
-    the trace as the agent returned it.  Gives the clauses checked, how often, and every violation.
+    the trace as the agent returned it.  Gives the clauses checked, how often, and every violation.  A
+    program that was cut short is judged up to there; a claim about what came after is undecided.
     """
     out = Judgement()
+    whole, ends = program, _ends(program, trace)
+    if ends:
+        program = {**program, "threads": [
+            {**t, "ops": t["ops"][: ends.get(t["name"])]} for t in program["threads"]
+        ]}  # fmt: skip
+        trace = [r for r in trace if r["t"] not in ends or int(r["i"]) < ends[r["t"]]]
     threads = program["threads"]
     main = threads[0]
     records: dict[tuple[str | None, int], Record] = {(r["t"], int(r["i"])): r for r in trace}
@@ -157,5 +192,5 @@ def judge(capabilities: Mapping[str, Any], program: Mapping[str, Any], trace: Se
         judge_hwpt_dirty(main["ops"], mine, out)
         judge_address_spaces(main["ops"], mine, out)
     judge_dirty(program, trace, out)
-    _judge_claims(program, records, out)
+    _judge_claims(whole, records, out, ends)
     return out

@@ -32,6 +32,8 @@ class Judgement:
     cells: Counter[tuple[int, int, str]] = field(default_factory=Counter)
     """(state before, state asked for, "reached" | "refused" | "failed") -> how often."""
     arcs: int = 0
+    undecided: dict[str, str] = field(default_factory=dict)
+    """Clause -> why its claim could not be judged: the operation it speaks of was not done, or in part."""
     figures: Counter[str] = field(default_factory=Counter)
     """Counts that are no checks, such as pages written and reported; for the report."""
 
@@ -55,7 +57,8 @@ class Judgement:
         self.cells.update(other.cells)
         self.arcs += other.arcs
         self.figures.update(other.figures)
+        self.undecided = {**other.undecided, **self.undecided}
 
     def seen(self) -> Judgement:
         """The same without its violations: what a program that is still being shrunk has exercised."""
-        return Judgement(self.checked, [], self.cells, self.arcs, self.figures)
+        return Judgement(self.checked, [], self.cells, self.arcs, self.undecided, self.figures)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.oracle.kernel_log_table import FUNC, STARTERS, Severity, Starter
 
-__all__ = ["TAINT_WARN", "Event", "Record", "Window", "parse_dmesg", "taint_names", "window"]
+__all__ = ["AGENT_TASK", "TAINT_WARN", "Event", "Record", "Window", "parse_dmesg", "taint_names", "window"]
 
 TAINT_WARN = 1 << 9
 """Documentation/admin-guide/tainted-kernels.rst, bit 9: the kernel has issued a warning."""
@@ -25,6 +25,8 @@ TAINT_WARN = 1 << 9
 Record = tuple[int, int, int, str]
 """(priority, sequence number, microseconds since boot, text)"""
 
+AGENT_TASK = "vfiocert-agent"
+"""The name that the agent's threads and actors have for the kernel (`harness.agent.main`)."""
 _MAX_LINES = 300
 _MAX_LINE = 1000
 _MAX_FRAMES = 8
@@ -37,7 +39,7 @@ class Event:
 
     `kind` is one of `harness.oracle.kernel_log_table`, or refcount or list-corruption (a WARN or BUG that
     says so), or unfinished (its first line is missing).  `device` is a full PCI address, where the
-    line names one.
+    line names one.  `modules` are those of every frame, `task` is the name of the task that ran.
     """
 
     kind: str
@@ -47,6 +49,20 @@ class Event:
     device: str | None = None
     lines: tuple[str, ...] = ()
     count: int = 1
+    modules: frozenset[str] = frozenset()
+    task: str = ""
+
+    def speaks_of(self, modules: Iterable[str]) -> bool:
+        """Whether VFIO, iommufd or one of these modules is in its call traces, or the agent caused it.
+
+        Whatever else the host's kernel has to report (another driver, a file system) is not the device's.
+        """
+        ours = {name.replace("-", "_") for name in modules}
+        return (
+            self.task == AGENT_TASK
+            or any(name in ours or _OURS.match(name) for name in self.modules)
+            or any(_OURS.match(name) for name in self.frames)
+        )
 
     def calls(self, function: str) -> bool:
         """Whether the call trace, guesses included, has this function of the kernel."""
@@ -60,19 +76,26 @@ class Window:
     events: tuple[Event, ...]
     lost: bool = False
 
-    def findings(self, device: str | None = None) -> tuple[Event, ...]:
+    def findings(self, device: str | None = None, modules: Iterable[str] = ()) -> tuple[Event, ...]:
         """Events that speak against the device with PCI address `device` (None: one without an address).
 
-        An event that names a PCI device counts only for that one; an IOMMU fault that names none for nobody.
+        An event that names a PCI device counts only for that one; an IOMMU fault that names none for nobody;
+        any other where it `speaks_of` VFIO or of `modules`, the device's driver and its PF's.
         """
         mine = _bdf(device) if device else None
+        known = frozenset(modules)
 
         def against(event: Event) -> bool:
             if event.device is None:
-                return event.kind != "iommu-fault"
+                return event.kind != "iommu-fault" and event.speaks_of(known)
             return event.device == mine
 
         return tuple(event for event in self.events if event.severity == "finding" and against(event))
+
+    def foreign(self, device: str | None = None, modules: Iterable[str] = ()) -> tuple[Event, ...]:
+        """Reports of the kernel that are not the device's: for a note, and nobody's finding."""
+        mine = self.findings(device, modules)
+        return tuple(event for event in self.events if event.severity == "finding" and event not in mine)
 
 
 _CUT = re.compile(r"^-+\[ cut here \]-+$")
@@ -113,7 +136,8 @@ _MACHINERY = re.compile(
     r"io_schedule\w*|bit_wait\w*|do_syscall_64|x64_sys_call|entry_SYSCALL\w*|ret_from_\w+|invoke_syscall\w*|el0\w*|el1\w*|do_el0\w*)$"
 )
 _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*$")
-_OURS = re.compile(r"^(?:vfio|iommufd|mdev|iommu_)")
+_OURS = re.compile(r"^(?:vfio|iommufd|iopt_|mdev|iommu_(?!dma))")
+_COMM = re.compile(r"^CPU: \d+ (?:UID: \d+ )?PID: \d+ Comm: (?P<task>\S+)")
 
 
 def _bdf(text: str) -> str:
@@ -130,11 +154,13 @@ class _Open:
     base: str = ""
     device: str | None = None
     lines: list[str] = field(default_factory=list)
-    frames: list[tuple[str, bool]] = field(default_factory=list)
-    guesses: list[tuple[str, bool]] = field(default_factory=list)
+    frames: list[tuple[str, str]] = field(default_factory=list)
+    """(function, module or "") of the call trace."""
+    guesses: list[tuple[str, str]] = field(default_factory=list)
     """Frames with a question mark: all there is on a kernel without an unwinder."""
     in_trace: bool = False
     traced: bool = False
+    task: str = ""
 
     @property
     def kind(self) -> str:
@@ -146,14 +172,18 @@ class _Open:
         address = groups.get("bdf2") or groups.get("bdf")
         self.device = _bdf(address) if address else None
         if groups.get("func"):
-            self.frames.append((_plain(groups["func"]), "[" in match.string[match.end("func") :]))
+            module = re.match(r"[^\[]{0,40}\[([\w-]+)", match.string[match.end("func") :])
+            self.frames.append((_plain(groups["func"]), module[1] if module else ""))
 
     def take(self, line: str) -> None:
         if len(self.lines) < _MAX_LINES:
             self.lines.append(line[:_MAX_LINE])
+        comm = _COMM.match(line.strip())
+        if comm and not self.task:
+            self.task = comm["task"]
         at = _AT.match(line)
         if at and not self.traced:
-            self.frames.append((_plain(at["func"]), bool(at["module"])))
+            self.frames.append((_plain(at["func"]), at["module"] or ""))
         elif _TRACE.match(line):
             # Of several stacks (who allocated, who freed) the first tells where it went wrong.
             self.in_trace = not self.traced
@@ -162,7 +192,7 @@ class _Open:
             frame = _FRAME.match(line)
             if frame:
                 into = self.guesses if frame["guess"] else self.frames
-                into.append((_plain(frame["func"]), bool(frame["module"])))
+                into.append((_plain(frame["func"]), frame["module"] or ""))
             elif (
                 not line.strip()
                 or _TASK_END.match(line)
@@ -195,7 +225,10 @@ class _Open:
         if kind == "panic" and _LAB_PANIC.search(text):
             severity = "note"
         title = f"{base} in {frames[0]}" if frames else base
-        return Event(kind, title, severity, frames, self.device, tuple(self.lines))
+        modules = frozenset(m.replace("-", "_") for _, m in self.frames + self.guesses if m)
+        return Event(
+            kind, title, severity, frames, self.device, tuple(self.lines), modules=modules, task=self.task
+        )
 
 
 def _plain(name: str) -> str:
@@ -280,10 +313,7 @@ def _merged(events: Iterable[Event]) -> tuple[Event, ...]:
         counts[key] = counts.get(key, 0) + 1
         if len(first) < _MAX_EVENTS:
             first.setdefault(key, event)
-    return tuple(
-        Event(e.kind, e.title, e.severity, e.frames, e.device, e.lines, counts[key])
-        for key, e in first.items()
-    )
+    return tuple(replace(e, count=counts[key]) for key, e in first.items())
 
 
 def parse_dmesg(text: str) -> list[Record]:

@@ -38,8 +38,12 @@ def _events(program: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> d
     return events
 
 
-def _after(event: Event, state: State, flags: Mig) -> tuple[State, ...]:
-    """The states the model may be in after this event happened in `state`; () where it cannot have."""
+def _after(event: Event, state: State, flags: Mig, beside_reset: bool) -> tuple[State, ...]:
+    """The states the model may be in after this event happened in `state`; () where it cannot have.
+
+    A SET that a reset ran into (`beside_reset`) may fail wherever it was: its command to the device was
+    aborted.  Whether RESUMING may be left without any data is for MIG-106 to say.
+    """
     _, _, name, target, error, seen = event
     if name == "get_state":
         return (state,) if error == 0 and seen == state else ()
@@ -47,17 +51,23 @@ def _after(event: Event, state: State, flags: Mig) -> tuple[State, ...]:
         return (State.RUNNING,) if error == 0 else (state,)
     way = path(state, target, flags)
     if error == 0:
-        if way is None or (state == State.RESUMING and len(way) > 1):
-            return ()  # concurrent programs write no stream: RESUMING is not left by SET
-        return (way[-1],)
+        return () if way is None else (way[-1],)
     if way is None:
         return (state,)
+    if beside_reset:
+        return (*way, State.ERROR)
     if state == State.RESUMING and len(way) > 1:
         return (*way[:2], State.ERROR)
     return ()
 
 
 def _explained(threads: list[list[Event]], start: State, flags: Mig) -> bool:
+    resets = [e for events in threads for e in events if e[2] == "reset"]
+    beside = {
+        id(e): any(r is not e and r[0] < e[1] and e[0] < r[1] for r in resets)
+        for events in threads
+        for e in events
+    }
     seen: set[tuple[tuple[int, ...], State]] = set()
     stack = [(tuple(0 for _ in threads), start)]
     while stack:
@@ -73,7 +83,7 @@ def _explained(threads: list[list[Event]], start: State, flags: Mig) -> bool:
             if event[0] > first_end:
                 continue  # another pending one had returned before this began
             step = tuple(n + (j == k) for j, n in enumerate(at))
-            stack.extend((step, s) for s in _after(event, state, flags))
+            stack.extend((step, s) for s in _after(event, state, flags, beside[id(event)]))
     return False
 
 

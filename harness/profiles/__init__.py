@@ -126,6 +126,8 @@ class Profile:
     mutate: tuple[Mutation, ...] = ()
     error_hooks: tuple[ErrorHook, ...] = ()
     needs_pf: bool = False
+    pf_modules: tuple[str, ...] = ()
+    """Modules of the PF's driver, whose warnings in the kernel log count against the device, too."""
     explanations: Mapping[str, str] = field(default_factory=dict)
     """Clause id -> the cause of a finding that was followed to the driver's source, for the report."""
     source: str = ""
@@ -133,6 +135,11 @@ class Profile:
     """(vendor, device) of devices it is for, some or all; `vfio_pci:` aliases lead from each to it."""
     engine: str = ""
     """Traffic engine (harness/engines) that its devices may have: those that do show it in a register."""
+    stream_limit_bytes: int = 0
+    """No stream of its devices is longer, by what the driver documents; 0: nothing is known to bound it."""
+    op_limit_s: float = 60.0
+    """How long one operation may take before it counts as hung, in seconds.  The default is the time that
+    mlx5 gives its firmware for one command (MLX5_TO_CMD_MS, .../mellanox/mlx5/core/lib/tout.c)."""
 
     def present_state(self, region_sizes: Mapping[int, int]) -> tuple[StateRegion, ...]:
         """The state regions that a device with these region sizes (bytes, by index) has."""

@@ -32,6 +32,8 @@ PROFILE = Profile(
     driver="edu_vfio_pci",
     description="QEMU's edu with the variant driver of this project (BAR0 mediated, real DMA and interrupts)",
     does_dma=True,
+    op_limit_s=20.0,
+    stream_limit_bytes=64 << 20,
     state_regions=(
         StateRegion(_BAR, _LIVENESS, 4),
         StateRegion(_BAR, _FACTORIAL, 4),

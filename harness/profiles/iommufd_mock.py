@@ -17,6 +17,7 @@ PROFILE = Profile(
     description="iommufd's own mock stands in for the hardware (CONFIG_IOMMUFD_TEST)",
     source="drivers/iommu/iommufd/selftest.c",
     does_dma=False,
+    op_limit_s=20.0,
     explanations={
         "DIRTY-110": (
             "record_dirty() of drivers/iommu/generic_pt/iommu_pt.h counts a contiguous entry up to its "

@@ -15,6 +15,7 @@ PROFILE = Profile(
     driver="mbochs",
     description="sample mdev with a display of Bochs, dma-bufs and an EDID",
     does_dma=False,
+    op_limit_s=20.0,
     bus="mdev",
     explanations={
         "DEV-015": "MBOCHS_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 is missing",

@@ -15,6 +15,7 @@ PROFILE = Profile(
     driver="mdpy",
     description="sample mdev with a frame buffer and no DMA",
     does_dma=False,
+    op_limit_s=20.0,
     bus="mdev",
     explanations={
         "DEV-011": "MDPY_DISPLAY_REGION is 16, where num_regions is 9",

@@ -80,6 +80,8 @@ PROFILE = Profile(
     bus="mdev",
     description="reference device of this project (mdev of five types, emulated, DMA and interrupts)",
     does_dma=True,
+    op_limit_s=20.0,
+    stream_limit_bytes=64 << 20,
     engine="vfiocert_ref",
     state_regions=(
         StateRegion(_BAR0, _SCRATCH, 0x14),

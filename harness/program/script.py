@@ -14,7 +14,7 @@ __all__ = ["FEATURE_GET", "FEATURE_PROBE", "FEATURE_SET", "Claim", "Guard", "Scr
 FEATURE_GET, FEATURE_SET, FEATURE_PROBE = 1 << 16, 1 << 17, 1 << 18
 Ref = Mapping[str, Any]
 _HANG_MS = 12_000
-"""Deadline of a program that may hang: far more than any of them takes."""
+"""Limit of an operation of a program that may hang: far more than any of them takes."""
 _BUSY_MS = 8_000
 """CPU time of such a program that only a loop without end can use: thousands of times what it needs."""
 
@@ -45,13 +45,21 @@ class Script:
 
     Programs use the session's kept slots: `d` is the device fd.  Each starts with the device in RUNNING.
     `faults` says that SETs may fail because the program injects faults; `hangs` names the clause that a
-    program breaks which does not come back.
+    program breaks which does not come back.  `limits`: arguments for every operation that reads a whole
+    stream (`max_bytes`, `partial`, `fine`); `fine` goes to those that write one, too.
     """
 
     def __init__(
-        self, *, reset: bool = True, fresh: bool = True, faults: bool = False, hangs: str = ""
+        self,
+        *,
+        reset: bool = True,
+        fresh: bool = True,
+        faults: bool = False,
+        hangs: str = "",
+        limits: Mapping[str, Any] | None = None,
     ) -> None:
         self.hangs = hangs
+        self._limits = dict(limits or {})
         self._ops: list[tuple[str, dict[str, Any]]] = []
         self._claims: list[dict[str, Any]] = []
         self._threads: list[dict[str, Any]] = []
@@ -90,23 +98,29 @@ class Script:
         """Index of the last SET."""
         return max(i for i, (name, _) in enumerate(self._ops) if name == "set_state")
 
-    def save(self, keep: str, chunks: Sequence[int] = (65536,), max_bytes: int = 1 << 26) -> int:
-        """From any running state: STOP_COPY, read the whole stream into the bytes slot, STOP.
+    def save(self, keep: str = "", chunks: Sequence[int] = (65536,)) -> int:
+        """From any running state: STOP_COPY, read the whole stream, STOP.
 
-        Returns the index of the `read_all`.
+        `keep` names the bytes slot for it; without one only its length and digest stay.  Returns the index
+        of the `read_all`.
         """
         fd = self.set(State.STOP_COPY)
         self.save_set = self.last_set()
-        read = self.op("read_all", fd=fd, chunks=list(chunks), max_bytes=max_bytes, keep=keep)
+        read = self.read_stream(fd, keep, chunks)
         self.set(State.STOP)
         self.op("close", fd=fd)
         return read
+
+    def read_stream(self, fd: str, keep: str = "", chunks: Sequence[int] = (65536,)) -> int:
+        """Read from a saving fd to the end, as far as the limits go; returns the index of the `read_all`."""
+        return self.op("read_all", fd=fd, chunks=list(chunks), keep=keep or None, **self._limits)
 
     def restore(self, keep: str, chunks: Sequence[int] = (65536,), **args: Any) -> tuple[int, int]:
         """RESUMING, write the bytes slot, SET(STOP).  Returns the indices of the `write_all` and the SET."""
         fd = self.set(State.RESUMING)
         self.restore_set = self.last_set()
-        write = self.op("write_all", fd=fd, from_=keep, chunks=list(chunks), **args)
+        fine = self._limits.get("fine")
+        write = self.op("write_all", fd=fd, from_=keep, chunks=list(chunks), fine=fine, **args)
         self.set(State.STOP)
         done = self.last_set()
         self.op("close", fd=fd)
@@ -189,5 +203,5 @@ class Script:
             "threads": [{"name": "main", "ops": [list(o) for o in self._ops]}, *self._threads],
             "claims": self._claims,
             "faults": self._faults,
-            **({"hangs": self.hangs, "deadline_ms": _HANG_MS, "busy_ms": _BUSY_MS} if self.hangs else {}),
+            **({"hangs": self.hangs, "op_ms": _HANG_MS, "busy_ms": _BUSY_MS} if self.hangs else {}),
         }

@@ -17,8 +17,6 @@ from fixtures.subject import Failing, Subject
 from harness.program.script import Script
 from harness.spec.arcs import SAVING_GROUP, S, State, path
 
-MAX = 1 << 26
-
 
 def _armed(subject: Subject, hook: Failing, *, go: bool = True) -> tuple[Script, str]:
     """A program whose device will fail the hook's arc and stands at its start; the slot of the data fd."""
@@ -27,7 +25,7 @@ def _armed(subject: Subject, hook: Failing, *, go: bool = True) -> tuple[Script,
         s.op("region_write", fd="d", region=region, off=offset, hex=data)
     fd = ""
     if hook.cur == S.RESUMING:
-        s.save("armed", max_bytes=MAX)
+        s.save("armed")
     if go and hook.cur != S.RUNNING:
         fd = s.set(hook.cur)
         if hook.cur == S.RESUMING:
@@ -43,7 +41,7 @@ def _works_again(subject: Subject, s: Script) -> None:
         return
     s.op("reset", fd="d")
     s.op("get_state", fd="d")
-    s.save("good", max_bytes=MAX)
+    s.save("good")
     saved = s.save_set
     s.succeeds("MIG-144", saved, "the device saves after the reset")
     _, restored = s.restore("good")
@@ -110,7 +108,7 @@ def a_failed_arc_changes_nothing_of_the_state_that_migrates(subject: Subject) ->
         assert before is not None
         assert after is not None
         s.equals("MIG-115", after, "hex", s.ref(before, "hex"), "the state before the failed SET")
-        s.save("whole", max_bytes=MAX)
+        s.save("whole")
         s.op("reset", fd="d")
         s.op("get_state", fd="d")
         _, done = s.restore("whole")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from fixtures.experiment import experiment
 from fixtures.subject import Subject
-from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Script, succeeded
+from harness.program.script import FEATURE_GET, FEATURE_PROBE, FEATURE_SET, Guard, Script, succeeded
 from harness.spec.arcs import OUT_OF_RANGE, SAVING_GROUP, S, path
 from harness.uapi import vfio
 
@@ -203,7 +203,7 @@ def a_data_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
                 if leave != S.RESUMING:
                     again = s.set(S.STOP_COPY)
                     s.op("read", fd=fd, n=64)
-                    s.op("read_all", fd=again, chunks=[4096], max_bytes=1 << 26)
+                    s.read_stream(again, "", [4096])
                     s.op("read", fd="copy", n=64)
                 s.op("poll", fd=fd, events=["IN"], timeout_ms=0)
                 s.op("close", fd=fd)
@@ -238,30 +238,45 @@ def a_resuming_fd_dies_with_its_session(subject: Subject) -> Iterator[Script]:
 
 @experiment("MIG-068", "MIG-070")
 def a_dup_shares_the_position_of_the_stream(subject: Subject) -> Iterator[Script]:
-    """Two descriptors read alternately what one reads alone."""
+    """Two descriptors read alternately what one reads alone; a descriptor that was passed on reads all of it.
+
+    Two saves need not be equally long: lengths are compared only where two whole saves were, and what the
+    two descriptors read must restore in any case.
+    """
     s = subject.script()
-    whole = s.save("whole")
+    whole, alike = _two_whole_saves(s)
     fd = s.set(S.STOP_COPY)
     s.op("dup", fd=fd, out="copy")
     s.op("read", fd=fd, n=8, keep="a")
-    s.op("read_all", fd="copy", chunks=[5, 4096], max_bytes=1 << 26, keep="b")
+    s.read_stream("copy", "b", [5, 4096])
     s.op("read", fd=fd, n=8)
     both = s.op("bytes", out="both", concat=["a", "b"])
-    s.equals("MIG-068", both, "n", s.ref(whole, "n"), "as many bytes as one descriptor reads")
+    s.equals("MIG-068", both, "n", s.ref(whole, "n"), "as many bytes as one descriptor reads").when(alike)
+    s.set(S.STOP)
+    _, done = s.restore("both")
+    s.succeeds("MIG-068", done, "what both descriptors read, one after the other, restores")
     yield s
     s = subject.script()
-    whole = s.save("whole")
+    whole, alike = _two_whole_saves(s)
     fd = s.set(S.STOP_COPY)
     s.op("socketpair", out=["left", "right"])
     s.op("send_fd", sock="left", fd=fd)
     s.op("recv_fd", sock="right", out="passed")
     s.op("close", fd=fd)
-    rest = s.op("read_all", fd="passed", chunks=[4096], max_bytes=1 << 26)
-    s.equals("MIG-070", rest, "n", s.ref(whole, "n"), "the whole stream through the passed fd")
+    rest = s.read_stream("passed", "passed on", [4096])
+    s.equals("MIG-070", rest, "n", s.ref(whole, "n"), "the whole stream through the passed fd").when(alike)
     s.set(S.STOP)
     dead = s.op("read", fd="passed", n=64)
     s.at_most("MIG-070", dead, "ret", 0, "no data after the session")
+    _, done = s.restore("passed on")
+    s.succeeds("MIG-070", done, "the stream read through the passed fd restores")
     yield s
+
+
+def _two_whole_saves(s: Script) -> tuple[int, Guard]:
+    """The first of two saves, and the condition that both were equally long."""
+    first = s.save()
+    return first, (s.save(), "n", "==", Script.ref(first, "n"))
 
 
 @experiment("MIG-054", "MIG-057", "MIG-072", "MIG-073", "MIG-074", "MIG-075", "MIG-076", "MIG-077", "MIG-079")
@@ -276,7 +291,7 @@ def a_data_fd_is_a_stream_in_one_direction(subject: Subject) -> Iterator[Script]
         s.op("read", fd=fd, n=0)
         s.op("read", fd=fd, n=1)
         if cur == S.STOP_COPY:
-            s.op("read_all", fd=fd, chunks=[3, 1, 4096], max_bytes=1 << 26)
+            s.read_stream(fd, "", [3, 1, 4096])
             for _ in range(3):
                 s.op("read", fd=fd, n=16)
                 s.op("poll", fd=fd, events=["IN"], timeout_ms=0)
@@ -327,7 +342,7 @@ def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
                 s.op("precopy_info", fd=fd)
             s.set(S.STOP_COPY)
             s.op("precopy_info", fd=fd)
-            s.op("read_all", fd=fd, chunks=[4096], max_bytes=1 << 26)
+            s.read_stream(fd, "", [4096])
             s.op("precopy_info", fd=fd)
             s.set(S.RUNNING)
             s.op("precopy_info", fd=fd)
@@ -335,7 +350,7 @@ def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
     s = subject.script()
     fd = s.set(starts[0])
     s.op("precopy_info", fd=fd)
-    s.op("read_all", fd=fd, chunks=[4096], max_bytes=1 << 26)
+    s.read_stream(fd, "", [4096])
     drained = s.op("precopy_info", fd=fd)
     s.equals("MIG-085", drained, "initial_bytes", 0, "0 when all was read")
     yield s

@@ -11,8 +11,6 @@ from harness.program.script import Script, succeeded
 from harness.spec.arcs import S
 from suites.mig.experiments_interface import open_device
 
-MAX = 1 << 26
-
 
 @experiment("MIG-101", own_open=True)
 def every_part_of_the_state_is_restored(subject: Subject) -> Iterator[Script]:
@@ -32,7 +30,7 @@ def every_part_of_the_state_is_restored(subject: Subject) -> Iterator[Script]:
             subject.mutate(s, count=len(subject.mutations))
         s.set(S.STOP)
         saved = _fingerprint(subject, s)
-        s.save("stream", max_bytes=MAX)
+        s.save("stream")
         if subject.has("reset"):
             s.op("reset", fd="d")
             s.op("get_state", fd="d")
@@ -52,11 +50,11 @@ def everything_changed_in_pre_copy_is_restored(subject: Subject) -> Iterator[Scr
         return
     s = subject.script()
     fd = s.set(S.PRE_COPY)
-    s.op("read_all", fd=fd, chunks=[4096], max_bytes=MAX, keep="pre")
+    s.read_stream(fd, "pre", [4096])
     subject.mutate(s, count=len(subject.mutations))
     s.set(S.STOP_COPY)
     saved = _fingerprint(subject, s)
-    s.op("read_all", fd=fd, chunks=[4096], max_bytes=MAX, keep="rest")
+    s.read_stream(fd, "rest", [4096])
     s.op("bytes", out="stream", concat=["pre", "rest"])
     s.op("reset", fd="d") if subject.has("reset") else s.set(S.RUNNING)
     s.op("get_state", fd="d")
@@ -69,11 +67,13 @@ def everything_changed_in_pre_copy_is_restored(subject: Subject) -> Iterator[Scr
 def initial_bytes_do_not_count_what_becomes_dirty(subject: Subject) -> Iterator[Script]:
     if not subject.has("pre_copy"):
         return
-    for read_first in (0, 1, MAX):
+    for read_first in ("nothing", "one byte", "all"):
         s = subject.script()
         fd = s.set(S.PRE_COPY)
-        if read_first:
-            s.op("read_all", fd=fd, chunks=[min(read_first, 65536)], max_bytes=read_first)
+        if read_first == "one byte":
+            s.op("read", fd=fd, n=1)
+        elif read_first == "all":
+            s.read_stream(fd)
         s.op("precopy_info", fd=fd)
         subject.mutate(s, count=len(subject.mutations))
         s.op("precopy_info", fd=fd)

@@ -28,12 +28,13 @@ def program(
     session: str | None = None,
     keep: Sequence[str] = (),
     deadline_ms: int = 20000,
+    op_ms: int = 20000,
     others: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """A program whose thread `main` performs `ops`, beside the threads in `others`."""
     return {
         "devices": dict(devices or {}), "session": session, "keep": list(keep), "deadline_ms": deadline_ms,
-        "threads": [thread("main", ops), *others],
+        "op_ms": op_ms, "threads": [thread("main", ops), *others],
     }  # fmt: skip
 
 

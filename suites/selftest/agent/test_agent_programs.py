@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -212,9 +216,7 @@ def test_a_barrier_that_not_all_reach_times_out(agent):
 
 def test_an_operation_that_does_not_return_is_reported_by_name(agent):
     """Verify: the hung read is named, the trace before it is there, and the agent goes on."""
-    result = agent.run(
-        program([op("pipe", out=["r", "w"]), op("read", fd="r", n=1)], deadline_ms=300, session="h")
-    )
+    result = agent.run(program([op("pipe", out=["r", "w"]), op("read", fd="r", n=1)], op_ms=300, session="h"))
     assert result.hung is not None
     assert (result.hung["thread"], result.hung["i"], result.hung["op"]) == ("main", 1, "read")
     assert "pipe" in result.hung["stack"]
@@ -229,14 +231,63 @@ def test_the_guilty_thread_is_reported_and_not_the_one_that_waits(agent):
             "stuck", (op("pipe", out=["r", "w"]), op("read", fd="r", n=1), op("barrier", name="x", parties=2))
         )
     ]
-    result = agent.run(program([op("barrier", name="x", parties=2)], others=others, deadline_ms=600))
+    result = agent.run(program([op("barrier", name="x", parties=2)], others=others, op_ms=600))
     assert result.hung is not None
     assert (result.hung["thread"], result.hung["op"]) == ("stuck", "read")
 
 
+def test_a_program_that_advances_is_cut_at_its_end_in_time_and_never_hung(agent):
+    """Verify: each operation returns in time, all together do not: the trace says where it was cut."""
+    result = agent.run(program([op("sleep", ms=150)] * 20, deadline_ms=400, op_ms=5000))
+    assert result.hung is None
+    assert [bool(r.get("cut")) for r in result.trace[-2:]] == [False, True]
+    assert len(result.trace) < 20
+
+
+def test_an_operation_of_many_steps_may_take_longer_than_one_step_may(agent, tmp_path):
+    """Verify: a slow source is cut at the program's end; its reads came one after the other: none hung."""
+    os.mkfifo(tmp_path / "slow")
+
+    def feed():
+        with contextlib.suppress(BrokenPipeError), open(tmp_path / "slow", "wb", buffering=0) as pipe:
+            for _ in range(40):
+                time.sleep(0.1)
+                pipe.write(b"1")
+
+    source = threading.Thread(target=feed, daemon=True)
+    source.start()
+    ops = [op("open", path=str(tmp_path / "slow"), out="r"), op("read_all", fd="r", keep="k")]
+    result = agent.run(program(ops, deadline_ms=2000, op_ms=1000))
+    assert result.hung is None
+    record = result.trace[1]
+    assert (record["end"], record["cut"]) == ("deadline", True)
+    assert record["n"] > 3
+
+
+def test_a_stream_longer_than_memory_holds_is_kept_and_given_back_in_any_pieces(agent, tmp_path):
+    """Verify: 40 MB, most of them in a file without a name, come back the same, also cut and with flips."""
+    data = hashlib.sha256(b"seed").digest() * (40_000_000 // 32)
+    (tmp_path / "in").write_bytes(data)
+    records = run(agent, [
+        op("open", path=str(tmp_path / "in"), out="in"),
+        op("read_all", fd="in", chunks=[7, 4096], fine=[[0, 1000], [39_999_000, 40_000_000]], keep="s"),
+        op("bytes", out="tail", from_="s", off=20_000_000, flip=[[5, 0xFF]]),
+        op("bytes", out="both", concat=["s", "tail"]),
+        op("open", path=str(tmp_path / "out"), flags=["O_RDWR", "O_CREAT"], mode=0o600, out="out"),
+        op("write_all", fd="out", from_="both", chunks=[3, 65536], fine=[[0, 99], [40_000_000, 40_000_500]]),
+    ])  # fmt: skip
+    tail = bytearray(data[20_000_000:])
+    tail[5] ^= 0xFF
+    assert records[1]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert records[1]["end"] == "eof"
+    assert records[2]["sha256"] == hashlib.sha256(tail).hexdigest()
+    assert records[5]["n"] == len(data) + len(tail)
+    assert (tmp_path / "out").read_bytes() == data + tail
+
+
 def test_many_programs_in_one_request_end_with_the_first_that_hangs(agent):
     fine = program([op("pipe", out=["r", "w"])])
-    stuck = program([op("pipe", out=["r", "w"]), op("read", fd="r", n=1)], deadline_ms=200)
+    stuck = program([op("pipe", out=["r", "w"]), op("read", fd="r", n=1)], op_ms=200)
     assert [len(r.trace) for r in agent.run_many([fine] * 3)] == [1, 1, 1]
     results = agent.run_many([fine, stuck, fine])
     assert [bool(r.hung) for r in results] == [False, True]
