@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges programs of chapter ACC: each answer of the kernel against the model of ownership.
+"""Judge of chapter ACC: compares each answer of the kernel with the model of ownership.
 
 A program says `"judge": "ownership"` and `"world": {"groups": {device: group}, "emulated": bool}`.  With one
-thread the order is given.  With several, the answers conform when some order of the operations, which agrees
-with when each began and ended, explains all of them.
+thread the order of the operations is known.  With several threads, the answers conform if at least one order
+that agrees with the start and end times of the operations explains all of them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["judge_ownership"]
 
 Record = Mapping[str, Any]
 Step = tuple[str, str, Mapping[str, Any]]
-"""process, operation, arguments"""
+"""Process, operation, arguments."""
 _SCARCE = frozenset({errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE, errnos.EINTR})
-"""Errors of a host short of something: no answer to the question."""
+"""Errors that say nothing about the rule: the host ran out of a resource, or a signal arrived."""
 _MAX_STATES = 20_000
 _DEV_ID, _DEV_ID_OWNED = 1, 2
 _OWNED, _NOT_OWNED = 0, -1
@@ -35,7 +35,7 @@ _IDLE = frozenset({"barrier", "sleep"})
 
 
 def judge_ownership(program: Mapping[str, Any], trace: Sequence[Record], out: Judgement) -> None:
-    """Count the clauses of ACC that the trace checked and keep what was broken."""
+    """Check the answers in `trace` against the ACC clauses; count checks and record violations in `out`."""
     about = program["world"]
     groups = {str(k): int(v) for k, v in about["groups"].items()}
     world = OwnershipRules(groups, bool(about["emulated"]), about.get("names", {}))
@@ -46,7 +46,7 @@ def judge_ownership(program: Mapping[str, Any], trace: Sequence[Record], out: Ju
     for index, op in enumerate(program["threads"][0]["ops"]):
         record = records.get(index)
         if record is None or _unusable(record):
-            return  # from here on nobody knows who holds what
+            return  # from here on it is unknown who holds what
         _step(world, _of(op, "main"), record, index, out)
 
 
@@ -56,7 +56,7 @@ def _unusable(record: Record) -> bool:
 
 
 def _of(op: Sequence[Any], proc: str) -> Step:
-    """The process that performs an operation of a thread of `proc`, and what it performs there."""
+    """Resolve an operation of a thread of `proc`; `act` means that another process performs it."""
     name, args = op
     if name == "act":
         return str(args["actor"]), str(args["do"][0]), args["do"][1]
@@ -86,7 +86,7 @@ def _said(record: Record) -> str:
 
 
 def _check_answer(world: OwnershipRules, step: Step, record: Record, index: int, out: Judgement) -> None:
-    """What an operation that succeeds must give back."""
+    """Check what a successful operation returned."""
     proc, name, args = step
     if name == "bind":
         devid = int(record["devid"])
@@ -118,7 +118,7 @@ def _check_answer(world: OwnershipRules, step: Step, record: Record, index: int,
 def _check_affected(
     world: OwnershipRules, proc: str, args: Mapping[str, Any], record: Record, index: int, out: Judgement
 ) -> None:
-    """The devices that a hot reset would affect, and who owns them."""
+    """Check the devices that HOT_RESET_INFO lists, and their owners."""
     file = world.file(proc, args["fd"])
     if file is None or file.dev not in world.names:
         return
@@ -186,14 +186,14 @@ def _judge_race(
 def _one_wins(
     program: Mapping[str, Any], number: int, claims: list[_Timed], out: Judgement, words: str
 ) -> None:
-    """A program whose threads all claim the same free device (`"contest": group`) has one that gets it."""
+    """Check that somebody wins when all threads claim one free device (`"contest": group`)."""
     if program.get("contest") == number:
         won = [t for t in claims if t.thread != program["threads"][0]["name"] and not t.record["errno"]]
         out.check("ACC-072", len(won) >= 1, 0, "one of those who claim a free device gets it", words)
 
 
 def _explained(world: OwnershipRules, lanes: list[list[_Timed]]) -> bool | None:
-    """Whether an order exists; None when there are too many to tell."""
+    """Whether some order explains all answers; None if the search exceeds `_MAX_STATES`."""
     states = 0
     todo: list[tuple[OwnershipRules, tuple[int, ...]]] = [(world, (0,) * len(lanes))]
     while todo:
@@ -224,7 +224,7 @@ def _agrees(expect: Expect, timed: _Timed, lanes: list[list[_Timed]]) -> bool:
     succeeded = not timed.record["errno"]
     if succeeded == expect.ok:
         return True
-    # A BIND that is going to fail may keep the group from being opened while it tries.
+    # While a BIND is in progress the group may refuse to be opened, even if that BIND fails in the end.
     return timed.step[1] == "open_group" and not succeeded and any(
         other.step[1] == "bind" and other.record["errno"]
         and other.begun <= timed.ended and timed.begun <= other.ended

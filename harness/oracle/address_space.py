@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One model of an I/O address space for all backends: iommufd's IOAS, type1, type1v2, compatibility mode.
 
-Pure: it follows the maps, unmaps and copies of one program, and says of each what it must do; the answer of
-the backend to everything legal is success ("refuses too much" is a failure too).  Reads and writes through
-the mock's access object are compared with what the mapped memory holds.
+Pure: it follows the maps, unmaps and copies of one program and checks the result of each.  Every legal
+request must succeed: a backend that refuses too much fails as well.  Reads and writes through the mock's
+access object are compared with the contents of the mapped memory.
 
-What a backend may decide by itself (which IOVAs are usable, how they are aligned) is taken from its own
-answer to IOMMU_IOAS_IOVA_RANGES or VFIO_IOMMU_GET_INFO, and forgotten when a device is attached or detached.
+What a backend may decide by itself (usable IOVAs, their alignment) is taken from its own answer to
+IOMMU_IOAS_IOVA_RANGES or VFIO_IOMMU_GET_INFO, and forgotten when a device is attached or detached.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNMAP_ALL = vfio.VFIO_DMA_UNMAP_FLAG_ALL
 
 @dataclass
 class _Area:
-    """One mapping; `source` is (memory or file slot, offset in it), None where it cannot be followed."""
+    """One mapping; `source` is (memory or file slot, offset in it), None if its contents are not tracked."""
 
     length: int
     flags: int
@@ -53,12 +53,12 @@ class _Space:
     alignment: int = 0
 
     def within(self, iova: int, length: int) -> list[int]:
-        """First IOVAs of the mappings that the range touches, in order."""
+        """First IOVAs of the mappings that overlap the range, in ascending order."""
         return sorted(i for i, a in self.areas.items() if i < iova + length and iova < i + a.length)
 
 
 class AddressSpaces:
-    """Follows one program; `step` for each operation in order."""
+    """Follows one program; call `step` for each operation in order."""
 
     def __init__(self, out: Judgement) -> None:
         self.out = out
@@ -66,7 +66,7 @@ class AddressSpaces:
         self._kinds: dict[str, AddressRules] = {}
         self._compat: dict[str, int] = {}
         self._cutting: set[str] = set()
-        """Iommufds that were told to be type1: these cut mappings."""
+        """Iommufds set to VFIO_TYPE1_IOMMU: an unmap may split a mapping there."""
         self._access: dict[str, tuple[str, int]] = {}
         self._memory: dict[str, bytearray] = {}
         self._files: dict[str, str] = {}
@@ -84,7 +84,7 @@ class AddressSpaces:
         }  # fmt: skip
 
     def step(self, index: int, name: str, args: Args, record: Record) -> None:
-        """Take one operation of the program with its record."""
+        """Check one operation of the program against its trace record."""
         if record.get("skipped"):
             return
         if name == "act":
@@ -139,7 +139,7 @@ class AddressSpaces:
             space.ranges = None
 
     def _locked(self, _index: int, _args: Args, record: Record) -> None:
-        """A hardware queue keeps some of its memory mapped, until when only its program knows."""
+        """A hardware queue keeps some memory mapped; the model does not know which, or for how long."""
         for space in () if record["errno"] else self._spaces.values():
             for area in space.areas.values():
                 area.doubtful = True
@@ -174,7 +174,7 @@ class AddressSpaces:
         sizes = record["iova_pgsizes"]
         space.alignment = sizes & -sizes
         if record["flags"] & vfio.VFIO_IOMMU_INFO_CAPS and not record["cap_offset"]:
-            return  # the buffer was too small for them
+            return  # the buffer was too small for the capabilities
         tail = bytes.fromhex(record.get("tail", ""))
         chain = capability_chain(tail, record["cap_offset"])
         clause = "LEG-013" if rules.name.startswith("type1") else "LEG-088"
@@ -201,7 +201,7 @@ class AddressSpaces:
         if args["cmd"] == "IOMMU_IOAS_MAP_FILE" and (source is None or source[0] not in self._memory):
             if not record["errno"]:
                 space.areas[record["iova"]] = _Area(record["length"], record["flags"], None)
-            return  # whether it is a file that can be mapped is not this model's affair
+            return  # this model does not check which files can be mapped
         offset = source[1] if source else 0
         self._mapped(
             index, space, space.rules, args, record, record["length"], record["flags"], source, offset
@@ -248,7 +248,7 @@ class AddressSpaces:
     def _must_refuse(
         self, space: _Space, rules: AddressRules, iova: int, length: int, flags: int, offset: int
     ) -> tuple[str | None, str]:
-        """The clause that forbids a map at a fixed address; '' where it must succeed, None where unknown."""
+        """The clause that forbids a map at a fixed address, and why; '' if none does, None if unknown."""
         if length and iova + length > _TOP:
             return rules.overflow, "its range ends beyond 2^64"
         if not length:
@@ -266,9 +266,9 @@ class AddressSpaces:
         return "", ""
 
     def _placed(self, index: int, space: _Space, rules: AddressRules, record: Record, length: int) -> None:
-        """A map whose address the kernel chose."""
+        """Check a map whose address the kernel chose."""
         if record["errno"]:
-            return  # whether there is room, only the kernel knows; experiments claim it where it is certain
+            return  # only the kernel knows whether there is room; experiments claim it where it is certain
         iova = record["iova"]
         taken = [i for i in space.within(iova, length) if not space.areas[i].doubtful]
         good = not taken and iova + length <= _TOP
@@ -308,7 +308,7 @@ class AddressSpaces:
             self._cloned(source, target, record)
 
     def _cloned(self, source: _Space, target: _Space, record: Record) -> None:
-        """A copy of something else than one whole mapping gives a mapping for each that it touches."""
+        """Follow a copy that is not exactly one mapping: it makes one for each mapping that it overlaps."""
         first, length = record["src_iova"], record["length"]
         for iova in source.within(first, length):
             area = source.areas[iova]
@@ -372,7 +372,7 @@ class AddressSpaces:
                 self.out.check(
                     rules.split, not done, index, "a mapping cannot be split or cut", "it succeeds"
                 )
-            # What a refusal has done to the mappings that it would not have cut, nobody says.
+            # The text does not say what a refused unmap does to the mappings that it covers whole.
             for iova in touched:
                 held = space.areas[iova]
                 held.doubtful = held.doubtful or done or rules.splits is not None or iova not in cut
@@ -387,7 +387,7 @@ class AddressSpaces:
         told: int,
         everything: bool,
     ) -> None:  # fmt: skip
-        """An unmap that covers whole mappings only, or nothing."""
+        """Check an unmap that covers only whole mappings, or nothing."""
         done, total = not record["errno"], sum(space.areas[i].length for i in touched)
         if not touched and not everything:
             if rules.nothing_is_enoent:
@@ -459,7 +459,7 @@ class AddressSpaces:
 
 
 def _in_its_process(actor: str, operation: Sequence[Any]) -> tuple[str, Args]:
-    """An operation of another process, whose memory is not ours."""
+    """Give an operation of another process its own names for memory: it has its own address space."""
     name, args = operation[0], dict(operation[1])
     if "mems" in args:
         args["mems"] = {field: [f"{actor}:{slot}", off] for field, (slot, off) in args["mems"].items()}
@@ -470,7 +470,7 @@ def _in_its_process(actor: str, operation: Sequence[Any]) -> tuple[str, Args]:
 
 
 def _number(args: Args, name: str) -> int:
-    """A field as the program gave it; -1 for a slot, whose value nobody here knows."""
+    """A field as the program gave it; -1 if the program gave a slot, whose value is not known here."""
     value = args.get("set", {}).get(name, 0)
     return value if isinstance(value, int) else -1
 

@@ -16,9 +16,10 @@ _MAX = 32
 
 
 def capability_chain(tail: bytes, offset: int) -> dict[int, bytes] | None:
-    """Capabilities by id, from `offset` on, in the bytes behind the structure; with header, to the end.
+    """Parse the chain that starts at `offset`: capability id -> bytes from its header to the end of `tail`.
 
-    {} where there is no chain; None where it leaves the buffer, goes in a circle, or has an id twice.
+    `tail` holds the bytes after the structure.  {} if there is no chain; None if it leaves the buffer, loops,
+    or has an id twice.
     """
     found: dict[int, bytes] = {}
     while offset:
@@ -34,7 +35,7 @@ def capability_chain(tail: bytes, offset: int) -> dict[int, bytes] | None:
 
 
 def iova_ranges(chain: Mapping[int, bytes]) -> list[tuple[int, int]] | None:
-    """The usable IOVAs, first and last: all of 64 bits where nothing restricts them; None: unreadable."""
+    """The usable IOVA ranges (first, last); all 64 bits without that capability, None if it is cut short."""
     body = chain.get(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)
     if body is None:
         return [(0, (1 << 64) - 1)]

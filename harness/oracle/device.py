@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges what every info of a device must look like, whichever program of chapter DEV asked for it."""
+"""Judge of chapter DEV: the rules for every device, region and IRQ info, whichever program asked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAGE = 4096
 
 
 def judge_device(program: Mapping[str, Any], trace: Sequence[Record], out: Judgement) -> None:
-    """Count the clauses that the infos in the trace checked, and keep what was broken."""
+    """Check the infos in `trace`; count checks and record violations in `out`."""
     ops = program["threads"][0]["ops"]
     rules: dict[str, Callable[[Record, int, Judgement], None]] = {
         "device_info": _device, "region_info": _region, "irq_info": _irq,
@@ -33,7 +33,7 @@ def judge_device(program: Mapping[str, Any], trace: Sequence[Record], out: Judge
     for record in trace:
         index = int(record["i"])
         rule = rules.get(record["op"])
-        # With an argsz of its own a program tries something else, and says itself what must come back.
+        # A program that sets argsz tests something else, and claims itself what must come back.
         if rule and not record["errno"] and not record.get("skipped") and "argsz" not in ops[index][1]:
             rule(record, index, out)
 
@@ -64,7 +64,7 @@ def _irq(record: Record, index: int, out: Judgement) -> None:
 
 
 def _chain(record: Record, flagged: bool, head: int, index: int, out: Judgement) -> list[tuple[int, bytes]]:
-    """The capabilities (id, bytes from its header on); checks that the chain ends inside the buffer."""
+    """Check that the chain ends inside the buffer; return (id, bytes from its header on) per capability."""
     data, at = bytes.fromhex(record["caps_hex"]), int(record["cap_offset"])
     found: list[tuple[int, bytes]] = []
     wrong = "" if flagged == bool(at) else f"CAPS {'set' if flagged else 'clear'}, cap_offset {at}"

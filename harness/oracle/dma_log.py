@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges what device DMA logging reports against what engines wrote; pure, from program and trace alone.
+"""Judge of device DMA logging: compares its reports with what the traffic engines wrote.
 
-Four things are known of each page inside the ranges of a START: that it was *written* and not reported since
-(it must be in the next report), that it *may* have been written (a command under way, or one that did not end
-well: nothing follows), that it is *clean* (reported, and nothing can have written it since), or nothing.  All
-of them are sets of pages as integers (`harness.program.pages`).
+Pure: it sees only the program and its trace.  Each page inside the ranges of a START is in one of four
+states:
 
-A program says with `missing` which clause a page that is not reported breaks; it is DIRTY-030 otherwise.
+* *written* and not reported since: it must be in the next report;
+* it *may* have been written, by a command that is under way or that failed: nothing follows from that;
+* *clean*: it was reported, and nothing can have written it since;
+* unknown.
+
+Sets of pages are integers (`harness.program.pages`).  The field `missing` of a program names the clause that
+a missing page breaks; the default is DIRTY-030.
 """
 
 from __future__ import annotations
@@ -24,19 +28,19 @@ __all__ = ["judge_dirty"]
 
 Record = Mapping[str, Any]
 _ENDING = frozenset(("setup", "write", "read", "wait", "stop"))
-"""Effects of commands that are over when they are done."""
+"""Effects of commands that are over when their operation returns with `done`."""
 _OPS = frozenset(("dma_logging_start", "dma_logging_stop", "dma_logging_report"))
 _INDEX, _PROBE = 0xFFFF, 1 << 18
 _CHANGING = (6, 7)
 """VFIO_DEVICE_FEATURE_DMA_LOGGING_START and STOP."""
 _END = 1 << 64
 LogState = Literal["unknown", "off", "on", "maybe"]
-"""`maybe`: a reset came after START, and may have ended the log."""
+"""`maybe`: there was a reset after START, which may have ended the log."""
 
 
 @dataclass(frozen=True)
 class _Report:
-    """A report that succeeded: when, and which pages of each range it had a bit for."""
+    """A successful report: its start and end time, and the pages that it reported, by number of the range."""
 
     begun: int
     ended: int
@@ -53,20 +57,20 @@ class _DirtyJudge:
         """Whether a REPORT without a log was refused in this program."""
         self.started = 0
         self.grain = 1
-        """Pages of 4 KiB in a page of the log."""
+        """Size of a page of the log, in pages of 4 KiB."""
         self.ranges: list[LoggedRange] = []
         self.reports: list[_Report] = []
         self.active: list[tuple[int, Mapping[str, Any]]] = []
-        """Commands under way: (when begun, effect); those that `start` began are endless."""
+        """Commands under way: (start time, effect); a command of `start` runs until `stop`."""
         self.old: list[tuple[int, int]] = []
-        """(base, pages) that logs which have ended may still have held."""
+        """(base, pages) that earlier logs may still have held when they ended."""
         self.maps: dict[str, list[tuple[int, int, int]]] = {}
-        """mem -> [(iova, offset in it, bytes)]"""
+        """Memory slot -> [(iova, offset in the slot, length in bytes)]."""
         self.fills: dict[str, int] = {}
         self.beside: Sequence[tuple[int, int]] = ()
-        """When each report of the program began and ended."""
+        """Start and end time of each report of the program."""
         self.flights: Sequence[tuple[int, int, Mapping[str, Any]]] = ()
-        """The same of commands, with their effects, where several threads may be about."""
+        """Start time, end time and effect of each command; only filled for programs with several threads."""
         self.threaded = len(program["threads"]) > 1
         self.effects: list[Mapping[str, Any]] = [
             args["effect"]
@@ -75,10 +79,10 @@ class _DirtyJudge:
             if name == "dma" and "iova" in args.get("effect", {})
         ]
         self.done: dict[int, int] = {}
-        """Pages of each range that commands wrote since the memory was filled."""
+        """Number of a range -> its pages that commands wrote since the memory was filled."""
 
     def step(self, name: str, args: Mapping[str, Any], rec: Record, index: int) -> None:
-        """Judge one operation; called in the order in which they ended."""
+        """Judge one operation; call it in the order in which the operations ended."""
         if rec.get("skipped"):
             return
         handler = getattr(self, f"_op_{name}", None)
@@ -95,7 +99,7 @@ class _DirtyJudge:
             return
         if error:
             if self.state == "maybe":
-                self.state = "on"  # it says that a log is kept
+                self.state = "on"  # the refusal says that a log is kept
             elif self.state == "off":
                 if must_be_taken(a):
                     clause = "DIRTY-010" if len(a["ranges"]) == 1 else "DIRTY-011"
@@ -117,7 +121,7 @@ class _DirtyJudge:
         self.state, self.started = "on", now
         self.ranges = []
         for iova, length in a["ranges"]:
-            base = -(-iova // PAGE) * PAGE  # pages of which a part lies outside are nobody's
+            base = -(-iova // PAGE) * PAGE  # a page that lies partly outside the range is not judged
             if iova + length > base:
                 self.ranges.append(LoggedRange(base, (iova + length - base) // PAGE))
         for known in self.ranges:
@@ -170,11 +174,11 @@ class _DirtyJudge:
     def _op_feature(self, a: Mapping[str, Any], rec: Record, t0: int, t1: int, i: int) -> None:
         flags = int(a["flags"])
         if not rec["errno"] and not flags & _PROBE and flags & _INDEX in _CHANGING:
-            self.state = "unknown"  # by hand: only the program's claims know what it asked for
+            self.state = "unknown"  # a raw request: only the program's claims know what it asked for
 
     # -- what the device wrote
     def _may_touch(self, known: LoggedRange, pages: int) -> None:
-        """These pages may have been written: they are not clean, nor are others in a page of the log."""
+        """Note that these pages may have been written: no page in the same page of the log is clean now."""
         wide = self._grains(known, pages)
         known.touched |= wide
         known.clean &= ~wide
@@ -201,12 +205,12 @@ class _DirtyJudge:
         elif what in ("wait", "stop") and done:
             over = "begin" if what == "wait" else "start"
             for begun, known_effect in [x for x in self.active if x[1]["do"] == over]:
-                # An endless write was made again and again: what of it was, memory shows (`mem_dirty`).
+                # How far an endless write came is not known here; memory shows it (`mem_dirty`).
                 self._wrote(known_effect, over == "begin", begun, t1, i)
             self.active = [x for x in self.active if x[1]["do"] != over]
 
     def _wrote(self, effect: Mapping[str, Any], done: bool, t0: int, t1: int, i: int) -> None:
-        """Blocks were written between t0 and t1 (`done`), or nobody knows."""
+        """Note blocks written between t0 and t1; without `done` they may or may not have been written."""
         if self.state not in ("on", "maybe"):
             return
         for number, known in enumerate(self.ranges):
@@ -218,10 +222,10 @@ class _DirtyJudge:
                 known.unsure |= pages
             elif t0 >= self.started:
                 known.recent.append((t1, pages))
-                if t0 >= max(self.fills.values(), default=t0):  # else it may have landed before the fill
+                if t0 >= max(self.fills.values(), default=t0):  # otherwise the fill may have overwritten it
                     self.done[number] = self.done.get(number, 0) | pages
                 for report in self.reports:
-                    if report.ended > t0:  # it ran beside the write, and may have taken the page along
+                    if report.ended > t0:  # it overlapped the write, and may have reported the page
                         if pages & report.pages.get(number, 0):
                             self.out.check(self.missing, True, i, "", "")
                         pages &= ~report.pages.get(number, 0)
@@ -239,12 +243,12 @@ class _DirtyJudge:
         self.done = {}
 
     def _op_mem_dirty(self, a: Mapping[str, Any], rec: Record, t0: int, t1: int, i: int) -> None:
-        """Pages that differ from the fill were written after it, by what may have written there."""
+        """Count pages whose contents differ from the fill as written, if a command may have written them."""
         mem = str(a["mem"])
         filled, places = self.fills.get(mem), self.maps.get(mem, [])
         unclear = self.active or len(places) != 1 or int(a.get("page", PAGE)) != PAGE or rec.get("more")
         if rec["errno"] or filled is None or unclear or self.threaded:
-            return  # beside other threads a change may be of a write that is not over yet
+            return  # with other threads, the write behind a change may still be under way
         iova, off, length = places[0]
         start = iova - off + int(a.get("off", 0))
         for number, known in enumerate(self.ranges):
@@ -252,14 +256,14 @@ class _DirtyJudge:
             for at, count in rec.get("ranges", ()):
                 changed |= pages_of(known.base, known.pages, start + at * PAGE, count * PAGE)
             here = pages_of(known.base, known.pages, iova, length)
-            # Commands that were done and changed nothing: the engine is not to be believed there.
+            # A command was `done` but memory did not change: do not trust the engine for these pages.
             if untrue := self.done.get(number, 0) & here & ~changed:
                 self.out.figures["commands_failed"] += 1
                 known.written &= ~untrue
                 known.fresh = [(when, p & ~untrue) for when, p in known.fresh]
                 known.unsure |= untrue
             if filled < self.started:
-                continue  # some of it may be older than the log
+                continue  # some changes may be older than the log
             changed &= known.touched
             for report in self.reports:
                 if report.ended > filled:
@@ -270,13 +274,17 @@ class _DirtyJudge:
     def _op_dma_logging_report(self, a: Mapping[str, Any], rec: Record, t0: int, t1: int, i: int) -> None:
         error = int(rec["errno"])
         if self.state == "off":
-            # Where REPORT was never refused, it is not what came before that makes it succeed.
+            # Blame the operation before only if this device has refused a REPORT without a log.
             clause = self.why_off if error or self.refuses else "DIRTY-039"
             self.out.check(clause, error != 0, i, "REPORT is refused: no log is kept", "it succeeded")
             self.refuses = self.refuses or error != 0
         if "guard" in rec:
             self.out.check(
-                "DIRTY-035", bool(rec["guard"]), i, "no byte beside the bitmap is written", "some are changed"
+                "DIRTY-035",
+                bool(rec["guard"]),
+                i,
+                "no byte outside the bitmap is written",
+                "some are changed",
             )
         iova, length, size = int(a["iova"]), int(a["length"]), int(a["page_size"])
         sane = size >= PAGE and size & (size - 1) == 0 and length > 0 and iova + length <= _END
@@ -297,7 +305,7 @@ class _DirtyJudge:
         elif self.state == "on":
             if inside:
                 self.out.check("DIRTY-061", False, i, "REPORT inside the ranges succeeds", errno_name(error))
-            for known in self.ranges:  # after an error the log counts as corrupted
+            for known in self.ranges:  # after an error the contents of the log are unknown
                 known.written, known.fresh, known.clean = 0, [], 0
 
     def _inside(self, iova: int, length: int) -> bool:
@@ -358,7 +366,7 @@ class _DirtyJudge:
             if alone:
                 known.clean |= view.whole(self.grain) & known.touched & ~busy & ~later
                 known.unsure &= ~window
-            elif missed:  # the other report may have it; if none has, the next one must
+            elif missed:  # the report beside this one may have it; if not, the next one must
                 known.fresh.append((t1, missed))
         self.reports.append(_Report(t0, t1, reported))
         wanted = want if alone else 0
@@ -416,10 +424,11 @@ class _DirtyJudge:
 
 
 def judge_dirty(program: Mapping[str, Any], trace: Sequence[Record], out: Judgement) -> None:
-    """Judge the log in one run of a program that uses it.
+    """Judge the DMA log in one run of a program.
 
-    In every program the commands of engines that did not end well are counted, as a figure: whoever runs it
-    has no verdict then, unless a clause explains it.
+    In every program, with or without a log, engine commands that failed are counted in
+    `out.figures["commands_failed"]`.  The caller must then give no verdict, unless a clause explains the
+    failure.
     """
     ops = {t["name"]: t["ops"] for t in program["threads"]}
     names = {op[0] for listed in ops.values() for op in listed}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of the pages of a range that is logged, and how a report lies over it."""
+"""State of the pages of a logged range, and how a report maps to them."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ __all__ = ["FARTHEST", "LoggedRange", "View", "join", "must_be_taken", "place"]
 
 _CORE_MAX_RANGES = PAGE // 16
 _ANY_DRIVER = 64 << 30
-"""Bytes that every driver must be able to log; more than that may be beyond what its device can do."""
+"""Bytes that every driver must be able to log; a device may be unable to log more."""
 _END = 1 << 64
 FARTHEST = 1 << 26
-"""Pages from the begin of a range: what lies beyond (256 GiB) is not followed, however large the range."""
+"""Pages from the start of a range that are followed (256 GiB); pages after them are not."""
 
 
 @dataclass
 class LoggedRange:
-    """What is known of the pages of one range of a START; page 0 is the one at `base`."""
+    """State of the pages of one range of a START; page 0 is the one at `base`."""
 
     base: int
     pages: int
     written: int = 0
     fresh: list[tuple[int, int]] = field(default_factory=list)
-    """Writes that have ended: (when, pages); they join `written` with the next report that began later."""
+    """Writes that have ended: (end time, pages); the next report begun later moves them to `written`."""
     recent: list[tuple[int, int]] = field(default_factory=list)
-    """The same with the pages that a report beside the write had: the write may have come after that."""
+    """Like `fresh`, but keeps pages that a concurrent report had: the write may have come after it."""
     touched: int = 0
-    """Every page that may have been written since START, in whole pages of the log."""
+    """Every page that may have been written since START, rounded out to whole pages of the log."""
     clean: int = 0
     unsure: int = 0
-    """Pages of commands that did not end well, or whose end is not known: no precision is counted there."""
+    """Pages of commands that failed or whose end is not known: they do not count for the precision."""
     read: int = 0
     stale: int = 0
     """Pages that an earlier log held when it ended."""
     limit: int = 0
-    """Pages from here on are touched by nothing in the program: this keeps a range of 2^63 bytes small."""
+    """Nothing in the program touches pages from here on; it keeps the sets of a 2^63 byte range small."""
 
     def of(self, effect: Mapping[str, Any]) -> int:
-        """The pages of this range that the blocks of an effect touch; none beyond the farthest page."""
+        """The pages of this range that the blocks of an effect touch, up to `FARTHEST`."""
         pages, count = min(self.pages, FARTHEST), int(effect.get("count", 1))
         place = (int(effect["iova"]), int(effect["length"]), count, int(effect.get("stride", 0)))
         return pages_of(self.base, pages, *place)
 
 
 class View:
-    """A report as it lies over one range: page p of the range is page p + `shift` of the report."""
+    """A report mapped to one range: page p of the range is page p + `shift` of the report."""
 
     def __init__(self, known: LoggedRange, iova: int, length: int, size: int) -> None:
         self.factor = size // PAGE
@@ -65,7 +65,7 @@ class View:
         return span(self.start, self.end)
 
     def whole(self, grain: int) -> int:
-        """The same without pages of the log that it covers in part."""
+        """The same, without pages of the log (`grain` pages each) that the report covers only in part."""
         off = self.known.base // PAGE % grain
         start = -(-(self.start + off) // grain) * grain - off if self.start else 0
         end = self.end
@@ -74,7 +74,7 @@ class View:
         return span(start, end)
 
     def bits(self, pages: int) -> int:
-        """The bits of the report that stand for any of these pages of the range."""
+        """The bits of the report that stand for these pages of the range."""
         inside = pages & self.window()
         return fold(inside << self.shift if self.shift >= 0 else inside >> -self.shift, self.factor)
 
@@ -94,14 +94,14 @@ def join(sets: Iterable[int]) -> int:
 
 
 def place(bits: int, iova: int, size: int) -> str:
-    """Where the first of some bits of a report lies, in words; '' where there is none."""
+    """The place of the first of these bits of a report, as text; '' if there is none."""
     if not bits:
         return ""
     return f"first at iova {iova + first(bits) * size:#x}, pages of {size} bytes"
 
 
 def must_be_taken(a: Mapping[str, Any]) -> bool:
-    """Whether START must take it: aligned ranges apart from each other, no more than a kernel page holds."""
+    """Whether START must accept the request: aligned, disjoint ranges that fit into one kernel page."""
     size, ranges = int(a["page_size"]), [(int(s), int(n)) for s, n in a["ranges"]]
     count = int(a.get("num_ranges", len(ranges)))
     if (

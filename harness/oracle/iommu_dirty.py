@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What IOMMU_HWPT_GET_DIRTY_BITMAP must say: follows mappings, writes and reports of one program.
+"""Judge of IOMMU_HWPT_GET_DIRTY_BITMAP: follows the mappings, writes and reports of one program.
 
 Pure: it sees the program and its trace.  Writes are those of the mock (`IOMMU_TEST_OP_DIRTY`) and of traffic
 engines (`written`).  Pages are bits of Python integers, one for each `GRANULE` bytes of a mapping.
 
-Two sets are kept for each mapping, because the size of an I/O page table entry is the IOMMU's own affair: an
-entry may be larger than a page, and a report that clears part of it clears all of it.  `must` holds what no
-such accident can have cleared; `should` what was written and not reported since.
+There are two sets for each mapping, because the IOMMU chooses the size of its page table entries: an entry
+may be larger than a page, and a report that clears part of it clears all of it.  `should` has the pages that
+were written and not reported since; `must` has those of them that no such report can have cleared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Record = Mapping[str, Any]
 
 
 def bytes_of(content: Any) -> bytes:
-    """What is in a buffer; `content` as the operation `iommu` takes and gives it."""
+    """The bytes of a buffer; `content` is in the form that the operation `iommu` takes and returns."""
     if isinstance(content, int):
         return bytes(content)
     if content.startswith("z:"):
@@ -42,12 +42,12 @@ def bytes_of(content: Any) -> bytes:
 
 
 def bits_of(content: Any) -> int:
-    """The bitmap in a buffer as a number."""
+    """The bitmap in a buffer, as an integer."""
     return 0 if isinstance(content, int) else int.from_bytes(bytes_of(content), "little")
 
 
 def folded(bits: int, factor: int) -> int:
-    """One bit for each `factor` bits, set where any of them is."""
+    """One bit for each `factor` bits, set if any of them is set."""
     if factor == 1 or not bits:
         return bits
     text = format(bits, "b")[::-1]
@@ -63,13 +63,13 @@ class _Pages:
     must: int = 0
     should: int = 0
     since: str = "DIRTY-121"
-    """Which clause says that what is in neither set is clean."""
+    """The clause that says that a page in neither set is clean."""
     unknown: bool = False
-    """A report failed, or nobody saw it: what it cleared cannot be said."""
+    """A report failed or was not seen: it is not known what it cleared."""
     shown: int = 0
-    """Pages of `must` that the report `asked` had, and that nothing has cleared since."""
+    """Pages of `must` that were in the report `asked`, and that nothing has cleared since."""
     asked: tuple[int, int, int] = (0, 0, 0)
-    """Its iova, length and page size."""
+    """Iova, length and page size of the last report with NO_CLEAR."""
     kept: bool = False
     """A report with NO_CLEAR has been made since the last write."""
     others_cleared: bool = False
@@ -96,17 +96,17 @@ class _Space:
 
 
 class HwptDirtyJudge:
-    """Follows one program; `step` for each operation in order."""
+    """Follows one program; call `step` for each operation in order."""
 
     def __init__(self, out: Judgement) -> None:
         self.out = out
         self.spaces: dict[int, _Space] = {}
         self.tables: dict[int, _Table] = {}
         self._shifted, self._asked = False, (0, 0, 0)
-        """Pages reported and pages written, for the precision."""
+        """The report now judged: whether its bitmap starts at an offset; its iova, length and page size."""
 
     def step(self, index: int, name: str, args: Mapping[str, Any], record: Record) -> None:
-        """Take one operation of the program with its record."""
+        """Judge one operation of the program by its trace record."""
         if record.get("skipped"):
             return
         if name == "ioas_alloc" and not record["errno"]:
@@ -155,7 +155,7 @@ class HwptDirtyJudge:
         space = self.spaces.get(record["ioas_id"])
         if space is None:
             return
-        # The length that was asked for has been overwritten by what was unmapped.
+        # The kernel has overwritten the requested length with the number of bytes unmapped.
         first, asked = record["iova"], int(args.get("set", {}).get("length", 0))
         for iova in [i for i, n in space.lengths.items() if first <= i and i + n <= first + asked]:
             del space.lengths[iova]
@@ -177,7 +177,7 @@ class HwptDirtyJudge:
         for pages in table.pages.values():
             pages.must = pages.should = pages.shown = 0
             pages.kept = pages.others_cleared = pages.fresh_mapping = False
-            # What is still dirty after it was switched off, nobody promises.
+            # Nothing is promised about dirty bits after tracking is switched off.
             pages.unknown, pages.since = not table.tracked, "DIRTY-121"
 
     # -- writes
@@ -188,7 +188,7 @@ class HwptDirtyJudge:
             self.written(record["id"], at + number * step, 1)
 
     def written(self, hwpt: int, iova: int, length: int) -> None:
-        """A device whose page table this is has written these bytes."""
+        """Note that a device attached to page table `hwpt` wrote `length` bytes at `iova`."""
         table = self.tables.get(hwpt)
         if table is None or not table.tracked:
             return
@@ -236,7 +236,7 @@ class HwptDirtyJudge:
         if not record["flags"] & _NO_CLEAR:
             self._cleared(table, iova, length)
         else:
-            self._seen(table, iova, length, size, after & ~before)  # the caller's own bits say nothing
+            self._seen(table, iova, length, size, after & ~before)  # bits that the caller had set say nothing
 
     def _compare(
         self, index: int, table: _Table, iova: int, length: int, size: int, shown: int, preset: int
@@ -253,7 +253,7 @@ class HwptDirtyJudge:
             at = high
             pages, window = table.pages[first], _mask(low - first, high - low)
             bits = _on_grid(window, first, grid)
-            shared |= seen & bits  # a large bit that stands for parts of several mappings
+            shared |= seen & bits  # a bit that stands for parts of several mappings
             seen |= bits
             inside.append((first, pages, bits))
             if not pages.unknown:
@@ -274,7 +274,7 @@ class HwptDirtyJudge:
         self, index: int, pages: _Pages, window: int, first: int, grid: tuple[int, int], shown: int,
         behind_a_hole: bool,
     ) -> None:  # fmt: skip
-        """Every page that was written is there; where it is not, the rule that this report is about."""
+        """Check that every written page is reported; a missing page breaks the rule this report tests."""
         check, words = self.out.check, ("every page that was written is reported", "pages are missing")
         expected = _on_grid(pages.must & window, first, grid)
         lost = expected & ~shown
@@ -291,7 +291,7 @@ class HwptDirtyJudge:
         self, pages: _Pages, window: int, first: int, grid: tuple[int, int], bits: tuple[int, int],
         behind_a_hole: bool,
     ) -> Iterator[tuple[str, bool]]:  # fmt: skip
-        """Rules that this report tries on this mapping, and whether what is lost is lost by them."""
+        """Yield the rules that this report tests on the mapping, and whether each explains the lost pages."""
         expected, lost = bits
         again = pages.asked == self._asked
         everything = lost == expected
@@ -312,13 +312,13 @@ class HwptDirtyJudge:
     def _needless(
         self, index: int, space: _Space, pages: _Pages, first: int, grid: tuple[int, int], mine: int
     ) -> None:
-        """No page is there that nobody wrote to, as far as an entry of unknown size can tell."""
+        """Check that no page is reported that was not written, as far as the unknown entry size allows."""
         if not pages.should:
             self.out.check(
                 pages.since,
                 not mine,
                 index,
-                "nothing is dirty in a mapping nobody wrote to since",
+                "nothing is dirty in a mapping that was not written since",
                 "pages are reported",
             )
         elif space.small:
@@ -327,12 +327,12 @@ class HwptDirtyJudge:
                 "DIRTY-111",
                 not extra,
                 index,
-                "only pages that were written, entries being of one page",
+                "only pages that were written, as no entry is larger than a page",
                 "others are reported",
             )
 
     def _seen(self, table: _Table, iova: int, length: int, size: int, shown: int) -> None:
-        """Remember what a report with NO_CLEAR had."""
+        """Remember the pages in a report with NO_CLEAR."""
         for first, extent in self.spaces[table.ioas].lengths.items():
             if first < iova + length and iova < first + extent:
                 pages = table.pages[first]
@@ -353,21 +353,21 @@ class HwptDirtyJudge:
             window = _mask(low - first, high - low)
             pages.should &= ~window
             pages.shown = 0
-            # Part of an entry cannot be cleared: what lies beside the range may be lost with it.
+            # An entry is cleared as a whole: pages next to the range may be cleared with it.
             pages.must &= ~_widened(window) if space.small else 0
             pages.since, pages.kept, pages.fresh_mapping = "DIRTY-112", False, False
             if (low, high) == (first, first + size):
                 pages.unknown = False
 
     def _forget(self, table: _Table, iova: int, length: int) -> None:
-        """A report that failed, or nobody saw: what it cleared is unknown."""
+        """Forget what is known of the range: a report failed or was not seen, and may have cleared pages."""
         for first, size in self.spaces[table.ioas].lengths.items():
             if first < iova + length and iova < first + size:
                 table.pages[first].unknown = True
 
 
 _REFUSED_BEFORE = frozenset({2, 22, 75, 95})
-"""ENOENT, EINVAL, EOVERFLOW, EOPNOTSUPP: arguments are judged before anything is cleared."""
+"""ENOENT, EINVAL, EOVERFLOW, EOPNOTSUPP: the kernel checks arguments before it clears anything."""
 
 
 def _mask(offset: int, length: int) -> int:
@@ -376,14 +376,14 @@ def _mask(offset: int, length: int) -> int:
 
 
 def _widened(bits: int) -> int:
-    """The same rounded out to whole pages."""
+    """`bits`, rounded out to whole 4 KiB pages."""
     even = int.from_bytes(b"\x55" * ((bits.bit_length() + 15) // 8 + 1), "little")
     pairs = (bits | bits >> 1) & even
     return pairs | pairs << 1
 
 
 def _on_grid(bits: int, first: int, grid: tuple[int, int]) -> int:
-    """Granules of a mapping at `first` as bits of a report of (iova, page_size)."""
+    """Granules of a mapping at `first`, as bits of a report with `grid` = (iova, page size)."""
     iova, size = grid
     distance = (first - iova) // GRANULE
     moved = bits << distance if distance >= 0 else bits >> -distance
@@ -391,7 +391,7 @@ def _on_grid(bits: int, first: int, grid: tuple[int, int]) -> int:
 
 
 def _spread(bits: int, factor: int) -> int:
-    """The inverse of `folded`: `factor` bits for each."""
+    """The inverse of `folded`: `factor` bits for each bit."""
     if factor == 1 or not bits:
         return bits
     return int("".join(bit * factor for bit in format(bits, "b")), 2)
@@ -407,7 +407,7 @@ def _set_bits(bits: int) -> list[int]:
 
 
 def judge_hwpt_dirty(ops: Sequence[Sequence[Any]], records: Mapping[int, Record], out: Judgement) -> None:
-    """Judge the reports of one thread's operations."""
+    """Judge the reports among one thread's operations."""
     judge = HwptDirtyJudge(out)
     for index, (name, args) in enumerate(ops):
         if index in records:

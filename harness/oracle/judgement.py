@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the oracle says of one run: clauses checked, clauses broken, cells of the state table seen."""
+"""The result of judging a run: clauses checked, clauses broken, cells of the state table seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Judgement", "Violation"]
 
 @dataclass(frozen=True)
 class Violation:
-    """One broken clause: at which operation of the main thread, and in words."""
+    """One broken clause: index of the operation in the main thread, what was expected and observed."""
 
     clause: str
     index: int
@@ -20,27 +20,27 @@ class Violation:
     step: int = -1
     """Step inside a `walk`, or -1."""
     claimed: bool = False
-    """Whether a claim of the program says so, and not the tracker alone."""
+    """Whether a claim of the program found it, and not only the tracker."""
 
 
 @dataclass
 class Judgement:
-    """Checks counted per clause; a clause that counted no check has not been exercised."""
+    """Checks counted per clause; a clause without a check has not been exercised."""
 
     checked: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
     cells: Counter[tuple[int, int, str]] = field(default_factory=Counter)
-    """(state before, state asked for, "reached" | "refused" | "failed") -> how often."""
+    """(state before, state asked for, "reached" | "refused" | "failed") -> count."""
     arcs: int = 0
     undecided: dict[str, str] = field(default_factory=dict)
     """Clause -> why its claim could not be judged: the operation it speaks of was not done, or in part."""
     figures: Counter[str] = field(default_factory=Counter)
-    """Counts that are no checks, such as pages written and reported; for the report."""
+    """Counts for the report that are not checks, such as pages written and reported."""
 
     def check(self, clause: str, ok: bool, index: int, expected: str, observed: str, step: int = -1) -> bool:
         """Count one check of the clause, and keep the violation if it failed; returns `ok`."""
         self.checked[clause] += 1
-        if not ok and len(self.violations) < 1000:  # a broken device breaks it at every step
+        if not ok and len(self.violations) < 1000:  # a broken device may break the clause at every step
             self.violations.append(Violation(clause, index, expected, observed, step))
         return ok
 
@@ -51,7 +51,7 @@ class Judgement:
             self.cells[cur, new, outcome] += 1
 
     def merge(self, other: Judgement) -> None:
-        """Add what another run showed."""
+        """Add the results of another run."""
         self.checked.update(other.checked)
         self.violations.extend(other.violations)
         self.cells.update(other.cells)
@@ -60,5 +60,5 @@ class Judgement:
         self.undecided = {**other.undecided, **self.undecided}
 
     def seen(self) -> Judgement:
-        """The same without its violations: what a program that is still being shrunk has exercised."""
+        """A copy without the violations; used while a failing program is still being shrunk."""
         return Judgement(self.checked, [], self.cells, self.arcs, self.undecided, self.figures)

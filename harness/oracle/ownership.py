@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds what: the part of VFIO's contract that decides which open, bind or attach may succeed.
+"""Model of who holds which device; it decides which open, bind or attach may succeed.
 
-A `World` is made of *files* (open file descriptions of a cdev, a group, a container, an iommufd, a device fd
-that a group gave) and of *references* to them: slots of processes, descriptors under way in a socket.  A file
-lives as long as somebody refers to it.  `World.apply` follows what the kernel really did, right or wrong, so
-that one wrong answer is one violation and not the beginning of many; what it should have done is said by
-`harness.oracle.ownership_rules`.  Pure: no I/O, no clock.
+A `World` consists of *files* (open file descriptions of a cdev, a group, a container, an iommufd, or a device
+fd that a group gave) and of *references* to them: fd slots of processes, and descriptors in flight in a
+socket.  A file lives as long as it has a reference.  `World.apply` follows what the kernel really did, right
+or wrong, so that one wrong answer causes one violation and no others after it.  What the kernel should have
+done is in `harness.oracle.ownership_rules`.  Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -20,35 +20,37 @@ Record = Mapping[str, Any]
 
 _HOW = {"dup": "ACC-060", "fork": "ACC-061", "scm": "ACC-062", "flight": "ACC-063", "exec": "ACC-064",
         "mmap": "ACC-076"}  # fmt: skip
-"""A holder that is held by nothing but copies of its descriptor: the clause about that kind of copy."""
+"""How a copied descriptor came about -> the clause that such a copy alone keeps the file in use."""
 _RELEASED = {"close": "ACC-065", "kill": "ACC-066", "exit": "ACC-067", "exec": "ACC-068", "flight": "ACC-069",
              "munmap": "ACC-065"}  # fmt: skip
-"""How the last reference went: the clause that the device is free afterwards."""
+"""How the last reference went away -> the clause that the device is free afterwards."""
 
 
 @dataclass(eq=False)
 class File:
-    """One open file description.  `kind` is cdev, device (from a group), group, container, iommufd, socket
-    or other."""
+    """One open file description.
+
+    `kind` is cdev, device (from a group), group, container, iommufd, socket, eventfd or file.
+    """
 
     kind: str
     dev: str = ""
     context: File | None = None
     """cdev: the iommufd it is bound to.  group: its container or iommufd.  device: its group."""
     attached: int | None = None
-    """cdev: the IOAS; -1 where the text does not say which one it is."""
+    """cdev: id of the attached IOAS; -1 if the text does not say which one it is."""
     devid: int = 0
     """cdev: its id in the iommufd."""
     iommu: bool = False
     """container: an IOMMU has been set."""
     objects: dict[int, str] = field(default_factory=dict)
-    """iommufd: id -> ioas, hwpt or device, as far as the program made them."""
+    """iommufd: id -> "ioas", "hwpt" or "device", for the objects that the program made."""
     used: bool = False
     """container: has had a group."""
     opaque: bool = False
     """iommufd: has objects that the program did not make."""
     last: dict[int, str] = field(default_factory=dict)
-    """iommufd: id of an address space -> clause of what let go of it last."""
+    """iommufd: id of an address space -> clause of the operation that last released it."""
     queue: list[tuple[File, bool]] = field(default_factory=list)
     peer: File | None = None
     group_device: str = ""
@@ -66,9 +68,9 @@ class Ref:
 
 @dataclass(frozen=True)
 class Expect:
-    """What is demanded: `ok` True (must succeed), False (must be refused) or None (the text leaves it open).
+    """The expected outcome: `ok` is True (must succeed), False (must be refused) or None (text is silent).
 
-    `clauses`: the first is broken by another outcome; all are tried by the one demanded.
+    A different outcome breaks the first of `clauses`; the expected outcome counts as a check of all of them.
     """
 
     ok: bool | None
@@ -77,20 +79,20 @@ class Expect:
 
 
 def must(words: str, *clauses: str) -> Expect:
-    """The operation must succeed."""
+    """Expect success."""
     return Expect(True, tuple(c for c in clauses if c), words)
 
 
 def refused(words: str, *clauses: str) -> Expect:
-    """The operation must be refused."""
+    """Expect a refusal."""
     return Expect(False, tuple(c for c in clauses if c), words)
 
 
 class World:
-    """The holders of the devices of one program.
+    """Who holds the devices of one program.
 
-    `groups`: device name -> IOMMU group; `emulated`: the devices have no IOMMU of their own, so an IOAS is
-    attached as it is; `names`: device name -> PCI address.
+    `groups`: device name -> IOMMU group.  `emulated`: the devices have no IOMMU of their own, so ATTACH makes
+    no page table.  `names`: device name -> PCI address.
     """
 
     def __init__(self, groups: Mapping[str, int], emulated: bool, names: Mapping[str, str]) -> None:
@@ -101,16 +103,16 @@ class World:
         self.ints: dict[str, dict[str, int]] = {"main": {}}
         self.dying: dict[str, str] = {}
         self.released = ""
-        """Clause of how the last holder of a device or group went, '' while there was none."""
+        """Clause that says how the last holder of a device or group went away; '' while there was none."""
         self.disturbed: set[File] = set()
-        """Holders against whom somebody tried something since they were last seen to work."""
+        """Holders that a refused operation was aimed at, and that have not been seen to work since."""
         self.unset: set[File] = set()
         """Groups that were taken out of a container."""
         self._hidden = 0
 
     # -- references
     def refs(self, file: File) -> Iterator[str]:
-        """How each reference to the file came about."""
+        """Yield how each reference to the file came about."""
         for table in self.slots.values():
             for ref in table.values():
                 if ref.file is file:
@@ -121,7 +123,7 @@ class World:
                     yield "flight"
 
     def _live(self, *kinds: str) -> list[File]:
-        """Files that are referred to, or pinned by one that is, in the order they were opened."""
+        """Files that have a reference, or are pinned by a file that has one."""
         found: dict[int, File] = {}
         todo = [ref.file for table in self.slots.values() for ref in table.values()]
         while todo:
@@ -145,12 +147,12 @@ class World:
         table[name] = ref
 
     def file(self, proc: str, name: Any) -> File | None:
-        """What the slot refers to; None where the model knows nothing of it."""
+        """The file in the slot; None if the model does not know the slot."""
         ref = self.slots.get(proc, {}).get(name) if isinstance(name, str) else None
         return ref.file if ref else None
 
     def _drop(self, cause: str, before: list[File]) -> None:
-        """Note what is released now that references are gone; `before` were the live files."""
+        """Record what the dropped references released; `before` are the files that were live until now."""
         alive = {id(f) for f in self._live()}
         for gone in before:
             if id(gone) in alive:
@@ -182,7 +184,7 @@ class World:
         return [c for c in self._live("cdev") if c.context is not None and self._group_of(c) == number]
 
     def devids(self, iommufd: File) -> set[int]:
-        """The ids of the devices bound to an iommufd."""
+        """The ids of the devices bound to the iommufd."""
         return {c.devid for c in self._live("cdev") if c.context is iommufd}
 
     def devices_of(self, group: File) -> list[File]:
@@ -190,8 +192,7 @@ class World:
         return [d for d in self._live("device") if d.context is group]
 
     def _held(self, file: File, clause: str) -> str:
-        """The clause to blame where `file` is in the way: that of its references where only copies are
-        left."""
+        """The clause broken if `file` is ignored: `clause`, or that of its copies if only copies are left."""
         hows = set(self.refs(file))
         if not hows and file.kind == "group":
             return "ACC-074" if file.context is not None and file.context.kind == "iommufd" else "ACC-073"
@@ -201,7 +202,7 @@ class World:
 
     # -- what happened
     def apply(self, proc: str, name: str, args: Mapping[str, Any], record: Record) -> None:
-        """Follow an operation that succeeded, or note whom a refused one was aimed at."""
+        """Follow a successful operation; for a refused one, note which holders it was aimed at."""
         if record.get("skipped"):
             return
         if record["errno"]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the text demands of each operation that claims, gives or takes away access, in a given `World`.
+"""What the text demands of each operation that claims, passes on or releases access, in a given `World`.
 
-One method an operation; each names the clause that another outcome would break.
+There is one method for each operation; it names the clause that a different outcome would break.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _OPEN = Expect(None)
 
 
 class OwnershipRules(World):
-    """A world that knows the rules."""
+    """A `World` that also says what each operation must do."""
 
     def expect(self, proc: str, name: str, args: Mapping[str, Any]) -> Expect:
-        """What the text demands of the operation now."""
+        """What the text demands of the operation in the present state."""
         rule = getattr(self, f"_expect_{name}", None)
         if rule is None or self.dying:
             return _OPEN
@@ -31,8 +31,7 @@ class OwnershipRules(World):
         return answer
 
     def _free(self, words: str, clause: str) -> Expect:
-        """A claim that nothing stands against; after an earlier holder it is that one's release that is
-        tried."""
+        """Expect a claim to succeed; if there was an earlier holder, this also tests its release."""
         return must(words, self.released, clause, "ACC-070" if self.released else "")
 
     def _expect_open_cdev(self, proc: str, args: Mapping[str, Any]) -> Expect:
@@ -69,7 +68,7 @@ class OwnershipRules(World):
         return self._expect_claim(proc, file, args, size)
 
     def _expect_claim(self, proc: str, file: File, args: Mapping[str, Any], size: int) -> Expect:
-        """BIND of an unbound cdev fd with well formed arguments."""
+        """Expectation for BIND of an unbound cdev fd with well formed arguments."""
         number, target = self._group_of(file), self.file(proc, args["iommufd"])
         holder = self.open_group(number)
         if holder is not None:
@@ -107,13 +106,13 @@ class OwnershipRules(World):
         if file.context is not None and file.context.kind == "iommufd" and not any(self.refs(file.context)):
             return must("closing the iommufd does not unbind", "ACC-020", "ACC-007")
         if file in self.disturbed:
-            return must("who holds the device can still use it", "ACC-010", "ACC-007")
+            return must("the holder of the device can still use it", "ACC-010", "ACC-007")
         return must("the device is accessible", "ACC-007" if file.kind == "cdev" else "ACC-095")
 
     _expect_device_info = _expect_access
 
     def _expect_unbound(self, proc: str, args: Mapping[str, Any]) -> Expect:
-        """Operations of which only this is known here: an unbound cdev fd refuses them."""
+        """Expectation for operations with one known rule: an unbound cdev fd refuses them."""
         file = self.file(proc, args["fd"])
         if file is not None and file.kind == "cdev" and file.context is None:
             return refused("the cdev fd is not bound", "ACC-003")
@@ -166,7 +165,7 @@ class OwnershipRules(World):
             return _OPEN
         partners = {c.attached for c in self.bound(self._group_of(file)) if c is not file}
         if partners - {None, number}:
-            return _OPEN  # one group has one address space at a time, and whether it moves is not said
+            return _OPEN  # a group has one address space; the text does not say whether ATTACH may move it
         if file.attached is not None:
             return must("another address space replaces the attached one", "ACC-027")
         detached = file.context.last.get(number) == "ACC-033"
@@ -207,7 +206,7 @@ class OwnershipRules(World):
         if target.kind != "container":
             return refused(f"a {target.kind} is no container", "ACC-085")
         if any(g.context is target for g in self._live("group")):
-            return _OPEN  # containers may hold several groups, at their discretion
+            return _OPEN  # a container may take several groups, but need not
         again = "ACC-088" if group in self.unset else ""
         return must("a group without container takes an empty one", again, "ACC-083")
 
@@ -227,7 +226,7 @@ class OwnershipRules(World):
         if container is None or container.kind != "container":
             return _OPEN
         if not any(g.context is container for g in self._live("group")):
-            again = container.used  # removing the last group takes it back to the start
+            again = container.used  # removing the last group resets the container
             return refused("the container has no group", "ACC-103" if again else "ACC-089")
         if container.iommu:
             return refused("the container has an IOMMU", "ACC-092")
