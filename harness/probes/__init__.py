@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a device and its host say of themselves: asked, never concluded from a version."""
+"""Probes: find out what a device and its host can do by asking them, never from a version."""

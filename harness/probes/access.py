@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ways there are to a device: group, legacy container, hot reset, mappings; asked of the host.
+"""Probe the ways to reach a device: group, legacy container, hot reset, mappings.
 
-The capabilities that it gives stand in `harness/spec/capabilities.py`, with what defines them.
+`harness/spec/capabilities.py` lists the capabilities found here, with their sources.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SPARSE = vfio.VFIO_REGION_INFO_CAP_SPARSE_MMAP
 def probe_access(
     agent: Runner, devices: Mapping[str, Mapping[str, Any]], name: str, regions: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Capabilities of `devices["dev0"]` and its companions; `regions` is their info as PROBE gave it."""
+    """Capabilities of `devices["dev0"]` and its companions; `regions` are the region infos of dev0."""
     groups = {
         key: int(str(entry["group"]).rpartition("/")[2].removeprefix("noiommu-"))
         for key, entry in devices.items()
@@ -65,7 +65,7 @@ def probe_access(
 def _all_affected(
     agent: Runner, devices: Mapping[str, Mapping[str, Any]], name: str, names: Mapping[str, str]
 ) -> bool:
-    """Whether a hot reset of dev0 touches only devices that the program has."""
+    """Whether a hot reset of dev0 affects only devices of the program."""
     record = _records(agent, devices, name, [
         ["open_cdev", {"dev": "dev0", "out": "d"}],
         ["open_iommufd", {"out": "i"}],
@@ -92,7 +92,7 @@ def _maps_first_page(region: Mapping[str, Any]) -> bool:
 def _records(
     agent: Runner, devices: Mapping[str, Mapping[str, Any]], name: str, ops: list[list[Any]]
 ) -> list[Mapping[str, Any]]:
-    """The records of a program, in its order."""
+    """Run `ops` and return their records in program order; LabError if the program hangs."""
     result = agent.run(
         {
             "devices": {key: dict(entry) for key, entry in devices.items()}, "session": "probe-access",
@@ -100,13 +100,13 @@ def _records(
         }
     )  # fmt: skip
     if result.hung or len(result.trace) != len(ops):
-        raise LabError(f"{name}: asking how the device can be reached did not return within 20 s")
+        raise LabError(f"{name}: probing access to the device did not return within 20 s")
     return sorted(result.trace, key=lambda record: int(record["i"]))
 
 
 def _errors(
     agent: Runner, devices: Mapping[str, Mapping[str, Any]], name: str, ops: list[list[Any]]
 ) -> list[int]:
-    """The errno of each operation; EIO for one that did not run."""
+    """Run `ops` and return the errno of each; EIO for one that was skipped."""
     records = _records(agent, devices, name, ops)
     return [errno.EIO if record.get("skipped") else int(record["errno"]) for record in records]

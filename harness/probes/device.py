@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a PCI-flavoured device shows of itself beyond the infos: configuration space and known registers.
+"""Probe what a PCI device shows beyond its infos: configuration space and known registers.
 
-The capabilities that it gives stand in `harness/spec/capabilities.py`, with what defines them.
+`harness/spec/capabilities.py` lists the capabilities found here, with their sources.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NVME_CLASS, _UART_CLASSES = 0x010802, (0x070000, 0x070001, 0x070002)
 def probe_device(
     agent: Runner, entry: Mapping[str, Any], name: str, known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Capabilities of the device `entry`; `known` are those of the other probes and of engines."""
+    """Capabilities of the device `entry`; `known` are those that earlier probes found, `engine` included."""
     regions = {int(r["index"]): r for r in known.get("regions") or ()}
     irqs = {int(i["index"]): int(i["count"]) for i in known.get("irqs") or ()}
     pci = bool(int(known.get("flags") or 0) & vfio.VFIO_DEVICE_FLAGS_PCI)
@@ -101,7 +101,7 @@ def probe_device(
 
 
 def capability_offsets(config: bytes) -> dict[int, int]:
-    """Offset of the first capability of each id; what a broken list leads to is left out."""
+    """Capability id -> offset of the first capability with it; stops where the list is broken."""
     found: dict[int, int] = {}
     if len(config) < 64 or not config[6] & _STATUS_CAP_LIST:
         return found
@@ -120,7 +120,7 @@ def _is_sparse(region: Mapping[str, Any]) -> bool:
 
 
 def _ioeventfd(regions: Mapping[int, Mapping[str, Any]]) -> str:
-    """A request to take away an ioeventfd that nobody has set: ENODEV where ioeventfds are supported."""
+    """A request to remove an ioeventfd that was never set: ENODEV if ioeventfds are supported."""
     offset = next((int(r["offset"]) for n, r in sorted(regions.items()) if n < 6 and r["size"] >= 4), 0)
     return struct.pack("=IIQQiI", 32, vfio.VFIO_DEVICE_IOEVENTFD_32, offset, 0, -1, 0).hex()
 
@@ -128,7 +128,7 @@ def _ioeventfd(regions: Mapping[int, Mapping[str, Any]]) -> str:
 def _registers(
     config: bytes, regions: Mapping[int, Mapping[str, Any]], found: Mapping[str, Any], engine: str
 ) -> dict[str, Any]:
-    """What is known of the registers of the device, by its ids and class or by its engine."""
+    """Capabilities from known registers; the device is recognised by its ids, class or engine."""
     ids, revision_class = struct.unpack_from("<I", config)[0], struct.unpack_from("<I", config, 8)[0]
     code = revision_class >> 8
     result: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def _registers(
 
 
 def _display(config: bytes, planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the answers to `_PLANES` and the ids tell of a display."""
+    """Capabilities of a display, from the ids and the answers to `_PLANES`."""
     in_region, in_dmabuf, plane = planes
     result: dict[str, Any] = {"gfx_region": not in_region["errno"], "gfx_dmabuf": not in_dmabuf["errno"]}
     result["gfx"] = result["gfx_region"] or result["gfx_dmabuf"]
@@ -164,7 +164,7 @@ def _display(config: bytes, planes: Sequence[Mapping[str, Any]]) -> dict[str, An
 def _edid(
     agent: Runner, entry: Mapping[str, Any], name: str, regions: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Where the EDID's region is, and what it says of itself."""
+    """Capabilities of the EDID region, if there is one; LabError if it cannot be read."""
     for index, region in sorted(regions.items()):
         caps = bytes.fromhex(region.get("caps_hex") or "")
         if len(caps) < 16 or struct.unpack_from("=H", caps)[0] != vfio.VFIO_REGION_INFO_CAP_TYPE:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a device says it can do: probed on it, never concluded from a version.
+"""Probe what a device can do: asked of the device, never concluded from a version.
 
-Two programs: the first opens, binds, attaches and asks for everything but regions and interrupts, whose
-number it learns; the second asks for those.  Nothing that is asked here leaves a trace on the device but a
-reset.
+There are two programs.  The first opens, binds and attaches the device and asks for everything but regions
+and interrupts, whose number it learns; the second asks for those.  The only change to the device is a reset.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from harness.uapi import vfio
 __all__ = ["probe_capabilities", "probe_engine"]
 
 _DEADLINE_MS = 20_000
-# More than any driver has; a number read from the device is not trusted beyond it.
+# More than any driver has: a limit for the numbers that the device gives.
 _MAX_INDEXES = 256
 
 _MIGRATION = {
@@ -30,7 +29,7 @@ _MIGRATION = {
     "PRE_COPY": vfio.VFIO_MIGRATION_PRE_COPY,
 }
 _GET, _SET = vfio.VFIO_DEVICE_FEATURE_GET, vfio.VFIO_DEVICE_FEATURE_SET
-# Capability -> (feature, GET or SET): what PROBE is asked for.
+# Capability -> (feature, GET or SET) to PROBE for.
 _PROBES = {
     "migration_probed": (vfio.VFIO_DEVICE_FEATURE_MIGRATION, _GET),
     "mig_device_state_get": (vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, _GET),
@@ -57,9 +56,9 @@ _OPENING: list[Op] = [
 
 
 def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Capabilities of the device `entry` (as in a program's `devices`); LabError where it cannot be opened.
+    """Capabilities of the device `entry` (as in a program's `devices`); LabError if it cannot be opened.
 
-    They stand in `harness/spec/capabilities.py`; `stream_bytes` is there only with `data_size`.
+    They are listed in `harness/spec/capabilities.py`; `stream_bytes` is only set with `data_size`.
     """
     opening = _OPENING
     migration = vfio.VFIO_DEVICE_FEATURE_MIGRATION
@@ -103,9 +102,9 @@ def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> di
 def probe_engine(
     agent: Runner, entry: Mapping[str, Any], name: str, hint: str, capabilities: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Which traffic engine the device has: `engine` its name, '' for none, `engine_GIFT` what it can do.
+    """Find the device's traffic engine: `engine` is its name ('' for none), `engine_GIFT` what it can do.
 
-    `hint` is the profile's word on it (harness/engines).
+    `hint` is the engine that the profile names, or ''; see `harness.engines.engine_for`.
     """
 
     def read(region: int, offset: int) -> int | None:
@@ -118,7 +117,10 @@ def probe_engine(
     pci_class = read(vfio.VFIO_PCI_CONFIG_REGION_INDEX, 8) if is_pci else None
     found = engine_for(hint, None if pci_class is None else pci_class >> 8, pci_id, read)
     if found and not _wakes(agent, entry, name, load_engine(found)):
-        return {"engine": "", "engine_why": f"{found}: the device has it, and does not become ready"}
+        return {
+            "engine": "",
+            "engine_why": f"{found}: the device has this engine, but it does not become ready",
+        }
     gifts = sorted(load_engine(found).gifts) if found else []
     return {
         "engine": found,
@@ -129,7 +131,7 @@ def probe_engine(
 
 
 def _wakes(agent: Runner, entry: Mapping[str, Any], name: str, engine: Engine) -> bool:
-    """Whether an engine that can be seen to work does."""
+    """Whether the engine becomes ready; True if it has no `wake` to tell."""
     wake = engine.wake
     if wake is None:
         return True
@@ -146,7 +148,7 @@ def _indexes(
     agent: Runner, entry: Mapping[str, Any], name: str, opening: list[Op], device: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     regions, irqs = (min(int(device[key]), _MAX_INDEXES) for key in ("num_regions", "num_irqs"))
-    # Some drivers (mtty) learn the number of interrupts only when the device info is asked for.
+    # Some drivers (mtty) set the number of interrupts only when the device info is requested.
     ops: list[Op] = [*opening, ["device_info", {"fd": "d"}]]
     ops += [["region_info", {"fd": "d", "index": index}] for index in range(regions)]
     ops += [["irq_info", {"fd": "d", "index": index}] for index in range(irqs)]
@@ -162,7 +164,7 @@ def _indexes(
 def _run(
     agent: Runner, entry: Mapping[str, Any], name: str, ops: Sequence[Op], must_succeed: int
 ) -> list[Mapping[str, Any]]:
-    """The records of `ops` in program order; LabError where one of the first `must_succeed` failed."""
+    """Run `ops`, return their records in order; LabError if one of the first `must_succeed` failed."""
     result = agent.run(
         {
             "devices": {"dev0": dict(entry)},

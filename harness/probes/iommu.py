@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the IOMMU side of a host can do: of a VFIO device's own IOMMU, or of iommufd's mock.
+"""Probe what an IOMMU can do: the one behind a VFIO device, or iommufd's mock.
 
-The capabilities that it gives stand in `harness/spec/capabilities.py`, with what defines them.
+`harness/spec/capabilities.py` lists the capabilities found here, with their sources.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def _records(agent: Runner, devices: Mapping[str, Any], ops: list[list[Any]], na
         }
     )  # fmt: skip
     if result.hung or len(result.trace) != len(ops):
-        raise LabError(f"{name}: asking the iommufd what it can do did not return within 20 s")
+        raise LabError(f"{name}: probing the iommufd did not return within 20 s")
     return sorted(result.trace, key=lambda record: record["i"])
 
 
 def _asked() -> list[list[Any]]:
-    """Each ioctl with `size` 0, which one that exists refuses with EINVAL."""
+    """Each ioctl with `size` 0: an ioctl that exists refuses that with EINVAL."""
     return [["iommu", {"fd": "i", "cmd": command, "set": {"size": 0}}] for command in _ASKED.values()]
 
 
@@ -69,7 +69,7 @@ def _hw_info(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def probe_iommu(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Capabilities of the IOMMU behind the VFIO device `entry`; LabError where nothing answers."""
+    """Capabilities of the IOMMU behind the VFIO device `entry`; LabError if the program hangs."""
     ops: list[list[Any]] = [
         ["open_iommufd", {"out": "i"}],
         ["ioas_alloc", {"fd": "i", "out": "ioas"}],
@@ -97,7 +97,7 @@ def probe_iommu(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str,
 
 
 def _legacy(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What the container says once the device's group is in it; all False where there is no container."""
+    """Capabilities of a container that holds the device's group; all False if there is no container."""
     names = {"type1": 1, "type1v2": 3, "unmap_all": 9, "update_vaddr": 10}
     ops: list[list[Any]] = [
         ["open_group", {"dev": "dev0", "out": "g"}],
@@ -115,7 +115,7 @@ def _legacy(agent: Runner, entry: Mapping[str, Any], name: str) -> dict[str, Any
 
 
 def _capability_ids(info: Mapping[str, Any]) -> set[int]:
-    """Ids of the chain behind struct vfio_iommu_type1_info, which has 24 bytes."""
+    """Capability ids in the chain after struct vfio_iommu_type1_info (24 bytes)."""
     try:
         tail, at = bytes.fromhex(str(info.get("tail", ""))), int(info.get("cap_offset") or 0)
     except ValueError:
@@ -128,7 +128,7 @@ def _capability_ids(info: Mapping[str, Any]) -> set[int]:
 
 
 def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
-    """Capabilities of iommufd's mock; LabError where the kernel has none (CONFIG_IOMMUFD_TEST)."""
+    """Capabilities of iommufd's mock; LabError if the kernel has none (CONFIG_IOMMUFD_TEST)."""
     ops: list[list[Any]] = [
         ["open_iommufd", {"out": "i"}],
         ["ioas_alloc", {"fd": "i", "out": "ioas"}],
@@ -138,7 +138,7 @@ def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
              "outs": {"devid": "out_idev_id"}},
         ],
         ["iommu", {"fd": "i", "cmd": "IOMMU_GET_HW_INFO", "set": {"dev_id": "devid"}}],
-        # The flag for PASID; an older mock knows another set of flags.
+        # 4 is the flag for PASID; an older mock has other flags.
         [
             "iommu",
             {"fd": "i", "cmd": "IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS", "set": {"id": "ioas", "dev_flags": 4},
@@ -178,7 +178,7 @@ def probe_mock(agent: Runner, name: str) -> dict[str, Any]:
 
 
 def has_mmap_bar(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a BAR of at least four pages can be mmap-ed, by the regions probed."""
+    """Whether the probed regions have a BAR of at least four pages that can be mmap-ed."""
     return any(
         r["index"] <= vfio.VFIO_PCI_BAR5_REGION_INDEX
         and r["flags"] & vfio.VFIO_REGION_INFO_FLAG_MMAP

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What probing needs of an agent."""
+"""The interface that probes need of an agent."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class Runner(Protocol):
     """The part of `harness.hosts.client.Agent` that runs a program."""
 
     def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> Any:
-        """An object with `trace` (list of records) and `hung`."""
+        """Run the program; returns an object with `trace` (list of records) and `hung`."""
         ...

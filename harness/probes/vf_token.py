@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether BIND takes a VF token: asked of a VF whose PF is a VFIO device too.
+"""Probe whether BIND takes a VF token, on a VF whose PF is a VFIO device too.
 
-Capability given: `bind_token`, BIND with VFIO_DEVICE_BIND_FLAG_TOKEN works (the kernels before only check
-tokens where a group gives the device).
+Capability: `bind_token`, BIND with VFIO_DEVICE_BIND_FLAG_TOKEN works.  Older kernels check tokens only when a
+group gives the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DEADLINE_MS = 20_000
 
 
 def probe_token(agent: Runner, devices: Mapping[str, Any], name: str) -> dict[str, bool]:
-    """Capabilities of the VF `dev0` and its PF `dev1`; LabError where the PF cannot be used at all."""
+    """Capabilities of the VF `dev0` and its PF `dev1`; LabError if the PF cannot be used at all."""
     ops = [
         ["open_iommufd", {"out": "i"}],
         ["open_cdev", {"dev": "dev1", "out": "p"}],
