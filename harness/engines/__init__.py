@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic engines: how to make a device do DMA, so that the suite knows what it wrote.
+"""Traffic engines: make a device do DMA in such a way that the suite knows what it wrote.
 
 An *engine* says what a device can reach and do; its *traffic* appends operations to one program.  Guarantees:
 
 * builders are pure: they append to the script and touch nothing else;
 * `write` has reached memory when the next operation of the program runs, if its record says `done`;
-* each `dma` operation carries its `effect`, so the judge reads from program and trace alone what was written:
-  a command that was not `done` proves nothing, for or against the device;
-* an IOVA that the engine cannot reach is refused here (HarnessError), never sent: tests ask `reach` first.
+* each `dma` operation carries its `effect`, so that the judge needs only program and trace to know what was
+  written; a command that was not `done` proves nothing, for or against the device;
+* an IOVA that the engine cannot reach is refused here (HarnessError), never sent; tests check `reach` first.
 
 Effects: `write` and `read` are over when done; `begin` is under way until a `wait` is done; `start` writes
 its blocks again and again until a `stop` is done.  A block is `length` bytes; `count` blocks lie `stride`
 bytes apart from `iova` on.
 
-Not there: IOAT and DSA (Intel's copy engines). Both take a descriptor with source, destination and length
-from a ring in memory and write a completion record, as `nvme.py` shows for a queue; whoever has one can add
-a file.
+Intel's copy engines IOAT and DSA have no engine here.  Both take a descriptor with source, destination and
+length from a ring in memory and write a completion record; a file for them would resemble `nvme.py`.
 """
 
 from __future__ import annotations
@@ -46,16 +45,21 @@ __all__ = [
 Gift = Literal[
     "read", "endless", "begin", "strided", "interrupt", "timer", "p2p-marked", "p2p-all", "bytes", "pinned"
 ]
-"""What an engine can do beyond `write`: read memory; write without end; return before a write is over; many
-blocks in one command; raise an interrupt; raise it periodically; mark DMA as peer-to-peer, or none can be
-told from peer-to-peer; begin and end anywhere in a page; write pages that its driver pins and keeps."""
+"""What an engine can do beyond `write`, in the order above.
+
+It can read memory; write until stopped; return before a write is over; write many blocks in one command;
+raise an interrupt; raise it periodically; mark DMA as peer-to-peer; only do DMA that cannot be told from
+peer-to-peer; begin and end a write anywhere in a page; write pages that its driver pins and keeps.
+"""
 Step = list[Any]
 
 
 @dataclass(frozen=True)
 class DmaReach:
-    """Where an engine can write: IOVAs from `lowest` to `highest` (its last byte), aligned to `align`,
-    `max_bytes` in a block and `max_blocks` in a command; at least `min_bytes` are written."""
+    """Where an engine can write: from IOVA `lowest` to `highest`, the last byte, at multiples of `align`.
+
+    A command has at most `max_blocks` blocks, each of `min_bytes` to `max_bytes` bytes.
+    """
 
     lowest: int
     highest: int
@@ -78,7 +82,7 @@ class DmaReach:
 
 @dataclass(frozen=True)
 class Probe:
-    """A register by which a device shows that it has the engine: `value` under `mask` (32 bits)."""
+    """A 32-bit register that identifies the engine: it reads as `value` under `mask`."""
 
     region: int
     offset: int
@@ -88,8 +92,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Wake:
-    """How to see that an engine works at all, without DMA: after `begin`, the step `dead` or `alive` is done;
-    `end` puts the device to sleep again."""
+    """How to check without DMA that an engine works.
+
+    After `begin`, a device that works performs the step `alive`, a dead one the step `dead`; `end` disables
+    the device again.
+    """
 
     begin: tuple[Step, ...]
     dead: Step
@@ -99,7 +106,7 @@ class Wake:
 
 @dataclass(frozen=True)
 class Engine:
-    """One kind of engine.  `cost_ms` is what a command takes, for the size of a test; nothing asserts it."""
+    """One kind of engine.  `cost_ms` is the time of a command: it sets the size of tests, none asserts it."""
 
     name: str
     reach: DmaReach
@@ -119,11 +126,11 @@ class Engine:
 
 
 class Traffic:
-    """What an engine does in one program; a subclass gives the steps of each command.
+    """The operations of an engine in one program; a subclass gives the steps of each command.
 
-    Made at the program's place where the device is in RUNNING and reset: it prepares the device.  Memory that
-    an engine needs for itself is mapped by `map_(slot, length, iova)` and unmapped by `unmap(iova, length)`,
-    by default in the IOAS of slots `i` and `ioas`.
+    Create it at a place of the program where the device is in RUNNING and reset: the constructor appends the
+    operations of `prepare`.  `map_(slot, length, iova)` and `unmap(iova, length)` map memory that the engine
+    needs for itself; the default is the IOAS of slots `i` and `ioas`.
     """
 
     engine: Engine
@@ -145,10 +152,10 @@ class Traffic:
         self.script.op("ioas_unmap", fd="i", ioas="ioas", iova=iova, n=length)
 
     def prepare(self) -> None:
-        """Append what a device needs after a reset before it can do DMA."""
+        """Append the operations that a device needs after a reset before it can do DMA."""
 
     def finish(self) -> None:
-        """Append what takes back `prepare`, before memory is unmapped."""
+        """Append the operations that undo `prepare`; call it before memory is unmapped."""
 
     def write(
         self,
@@ -160,7 +167,7 @@ class Traffic:
         stride: int = 0,
         pinned: bool = False,
     ) -> int:
-        """Append a write to memory, over when it returns; gives the operation's index."""
+        """Append a write to memory, over when it returns; returns the index of the operation."""
         return self._command("write", iova, length, seed, count, stride, pinned=pinned)
 
     def read(self, iova: int, length: int = 4096) -> int:
@@ -178,11 +185,11 @@ class Traffic:
         delay_ms: int = 20,
         p2p: bool = False,
     ) -> int:
-        """Append a write that goes on after the operation has returned (gift `begin`); see `wait`."""
+        """Append a write that may continue after the operation returns (gift `begin`); see `wait`."""
         return self._command("begin", iova, length, seed, count, stride, delay_ms=delay_ms, p2p=p2p)
 
     def wait(self) -> int:
-        """Append a wait for what `begin` began."""
+        """Append a wait for the writes of `begin`."""
         return self.script.op("dma", fd="d", steps=self.steps("wait", {}), effect={"do": "wait"})
 
     def start(self, iova: int, length: int = 4096, seed: int = 1, *, p2p: bool = False) -> int:
@@ -202,18 +209,18 @@ class Traffic:
         )  # fmt: skip
 
     def interrupt(self) -> int:
-        """Append the raising of an interrupt (gift `interrupt`)."""
+        """Append an operation that raises an interrupt (gift `interrupt`)."""
         return self.script.op("dma", fd="d", steps=self.steps("interrupt", {}), effect={"do": "interrupt"})
 
     def timer(self, period_ms: int) -> int:
-        """Append the start of a periodic interrupt; 0 ends it (gift `timer`)."""
+        """Append the start of an interrupt every `period_ms`; 0 ends it (gift `timer`)."""
         steps = self.steps("timer", {"period_ms": period_ms})
         return self.script.op(
             "dma", fd="d", steps=steps, effect={"do": "timer" if period_ms else "timer-off"}
         )
 
     def command(self, what: str, iova: int, length: int = 4096, seed: int = 1, **more: Any) -> dict[str, Any]:
-        """Arguments of the operation, for a program that builds its own threads."""
+        """Arguments of a `dma` operation, for a program that builds its own threads."""
         return self._args(what, iova, length, seed, more.pop("count", 1), more.pop("stride", 0), **more)
 
     def _args(
@@ -234,7 +241,7 @@ class Traffic:
         return self.script.op("dma", **self._args(what, iova, length, seed, count, stride, **more))
 
     def steps(self, what: str, args: Mapping[str, Any]) -> list[Step]:
-        """The steps of the agent's `dma` operation for one command; HarnessError for one it does not have."""
+        """Steps of the agent's `dma` operation for a command; HarnessError if the engine does not have it."""
         raise HarnessError(f"engine {self.engine.name} cannot {what}")
 
 
@@ -244,7 +251,7 @@ def u32(region: int, offset: int, value: int) -> Step:
 
 
 def u64(region: int, offset: int, value: int) -> list[Step]:
-    """Steps that write a register of 64 bits as two of 32, low one first: every bus can do that."""
+    """Steps that write a register of 64 bits as two of 32, the low one first: every bus supports that."""
     return [u32(region, offset, value), u32(region, offset + 4, value >> 32)]
 
 
@@ -253,7 +260,7 @@ _FILES = ("edu", "nvme", "reference")
 
 @cache
 def load_engine(name: str) -> Engine:
-    """The engine called `name`; HarnessError with the valid names where there is none."""
+    """The engine called `name`; HarnessError with the valid names if there is none."""
     for file in _FILES:
         engine = importlib.import_module(f"{__name__}.{file}").ENGINE
         if engine.name == name and isinstance(engine, Engine):
@@ -267,10 +274,10 @@ def engine_for(
 ) -> str:
     """The name of the engine that a device has, '' for none.
 
-    `named` is what its profile says, `pci_class` the 24 bits of its class code and `pci_id` the first 32 bits
-    of its config space (both None where it is no PCI device); any of them points at an engine.  Then its own
-    probes decide, for a profile stands for several types of a device and not all of them do DMA:
-    `read(region, offset)` reads a 32-bit register, None where that fails.
+    `named` is the engine of its profile, `pci_class` the 24 bits of its class code and `pci_id` the first 32
+    bits of its config space (both None if it is not a PCI device); any of them selects an engine.  Then the
+    engine's own probes decide, because a profile may be for several types of a device and not all of them do
+    DMA.  `read(region, offset)` reads a 32-bit register; it returns None on failure.
     """
     engines: Sequence[Engine] = [importlib.import_module(f"{__name__}.{f}").ENGINE for f in _FILES]
     for engine in engines:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine of QEMU's edu device (QEMU: docs/specs/edu), plain or mediated by a variant driver.
 
-It copies between its own buffer of 4 KiB and memory, at IOVAs below 2^28 (higher ones it silently clamps),
-in some 100 ms.  What it writes is what its buffer holds: the seed is not used.  No copy has the buffer's last
-byte in it: QEMU up to 8 takes that for out of bounds and exits, with the host that runs in it (hw_error() in
-hw/misc/edu.c, seen with 7.2.22).
+It copies between its own buffer of 4 KiB and memory, at IOVAs below 2^28 (it silently clamps higher ones); a
+copy takes about 100 ms.  It writes the contents of its buffer, so the seed is not used.  No copy includes the
+buffer's last byte: QEMU up to 8 treats that as out of bounds and exits, together with the host that runs in
+it (hw_error() in hw/misc/edu.c, seen with 7.2.22).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _EduTraffic(Traffic):
         if what == "wait":
             return [idle]
         if what == "interrupt":
-            # One interrupt a call: what is pending is acknowledged first, for a message is sent on an edge.
+            # MSI is edge triggered: acknowledge what is pending first, so that each call sends one interrupt.
             return [u32(_BAR, _IRQ_ACK, 0xFFFFFFFF), u32(_BAR, _IRQ_RAISE, 1)]
         if what in ("write", "begin", "read"):
             out = what != "read"

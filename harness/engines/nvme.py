@@ -27,7 +27,7 @@ _DEAD_MS, _ALIVE_MS = 100, 10_000
 
 
 def _start(queues: int) -> list[Step]:
-    """The controller is disabled, told where its admin queues are, and enabled."""
+    """Disable the controller, set its admin queues, and enable it."""
     size = _ENTRIES - 1
     return [
         u32(_BAR, _CC, 0), ["wait", _BAR, _CSTS, 4, 1, 0, _READY_MS],
@@ -73,11 +73,11 @@ class _NvmeTraffic(Traffic):
 
 ENGINE = Engine(
     "nvme",
-    # IDENTIFY always writes a whole page; the queues' own pages are not for tests.
+    # IDENTIFY always writes a whole page; tests must not use the pages of the queues.
     DmaReach(0, _QUEUES - 1, 4096, 4096, min_bytes=4096),
     frozenset(),
     _NvmeTraffic,
-    probes=(Probe(_BAR, _CAP_HIGH, 0xF, 0),),  # doorbells one after the other (CAP.DSTRD), as in every drive
+    probes=(Probe(_BAR, _CAP_HIGH, 0xF, 0),),  # doorbells without gaps (CAP.DSTRD is 0), as in every drive
     pci_class=0x010802,
     cost_ms=2.0,
     # A virtual function is offline until its drive is told otherwise (Virtualization Management): enabled, it

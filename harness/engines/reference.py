@@ -16,7 +16,7 @@ _IOVA, _LEN, _COUNT, _STRIDE, _SEED, _CMD, _DELAY, _STATUS = 0x40, 0x48, 0x4C, 0
 _IRQ_RAISE, _IRQ_PERIOD = 0x80, 0x8C
 _WRITE, _READ, _ENDLESS, _STOP, _P2P, _DEFERRED, _PINNED = 1, 2, 3, 4, 1 << 8, 1 << 10, 1 << 11
 _BUSY, _OVER, _DONE = 1, 2, 2
-"""STATUS: 0 idle, 1 busy, 2 done, 3 fault; so bit 1 says that it is over, and 2 that it went well."""
+"""STATUS: 0 idle, 1 busy, 2 done, 3 fault; bit 1 is set when the command is over, the value 2 is success."""
 _TIMEOUT_MS = 5000
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs as data: made with their claims, shown, and the pages they touch."""
+"""Programs as data: building them with their claims, and the pages that they touch."""

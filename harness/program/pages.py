@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets of pages as plain integers: bit n of a set stands for page n of 4 KiB from the set's base.
+"""Sets of pages as plain integers: bit n of a set is page n, of 4 KiB, counted from the set's base.
 
 Sixteen million pages (64 GiB) are an integer of 2 MiB; nothing here makes an object per page.
 """
@@ -34,9 +34,9 @@ def span(start: int, end: int) -> int:
 
 
 def pages_of(base: int, pages: int, iova: int, length: int, count: int = 1, stride: int = 0) -> int:
-    """The pages that `count` blocks of `length` bytes, `stride` bytes apart from `iova` on, touch.
+    """The pages touched by `count` blocks of `length` bytes that start every `stride` bytes from `iova`.
 
-    Only pages of the window of `pages` pages from `base` (an IOVA, a multiple of 4 KiB) are given.
+    The result is limited to the window of `pages` pages from `base` (an IOVA, a multiple of 4 KiB).
     """
     if length <= 0 or count <= 0 or pages <= 0:
         return 0
@@ -52,18 +52,18 @@ def pages_of(base: int, pages: int, iova: int, length: int, count: int = 1, stri
         return 0
     origin = (iova - base) // PAGE  # page of the set where bit 0 of `result` lies; may be negative
     within = iova - base - origin * PAGE
-    # After `period` blocks the pattern of touched pages comes again, a whole number of pages later.
+    # The pattern of touched pages repeats after `period` blocks, a whole number of pages later.
     period = PAGE // math.gcd(stride, PAGE) if count > 1 else 1
     one = 0
     for k in range(min(period, count)):
         at = within + k * stride
         one |= span(at // PAGE, (at + length - 1) // PAGE + 1)
     result, done = one, min(period, count)
-    while done * 2 <= count:  # doubling: as many steps as the count has digits
+    while done * 2 <= count:  # doubling takes log2(count) steps
         result |= result << (done * stride // PAGE)
         done *= 2
     if done < count:
-        # The last `done` blocks overlap those there already; their place is a whole number of periods on.
+        # Add `done` blocks that overlap the ones there; shift them by a whole number of periods.
         rest = (count - done + period - 1) // period * period
         extra = result << (rest * stride // PAGE)
         last_page = (within + (count - 1) * stride + length - 1) // PAGE
@@ -73,7 +73,7 @@ def pages_of(base: int, pages: int, iova: int, length: int, count: int = 1, stri
 
 
 def fold(pages: int, factor: int) -> int:
-    """Bit n of the answer says whether any of the pages n * factor to (n + 1) * factor - 1 is in the set."""
+    """The set in larger pages: bit n is set if any of pages n * factor to (n + 1) * factor - 1 is."""
     if factor == 1 or not pages:
         return pages
     length = pages.bit_length()
@@ -82,12 +82,12 @@ def fold(pages: int, factor: int) -> int:
     text = bin(pages)[2:].rjust(-(-length // factor) * factor, "0")  # highest page first
     result = 0
     for n in range(factor):
-        result |= int(text[n::factor], 2)  # linear: the base is a power of two
+        result |= int(text[n::factor], 2)  # linear time, as the base is a power of two
     return result
 
 
 def expand(bits: int, factor: int, pages: int) -> int:
-    """The opposite of `fold`: each bit as `factor` pages; no page from `pages` on."""
+    """The opposite of `fold`: each bit becomes `factor` pages; the result is cut to `pages` pages."""
     if factor == 1 or not bits:
         return bits & span(0, pages) if bits.bit_length() > pages else bits
     bits &= span(0, -(-pages // factor))
@@ -99,22 +99,22 @@ def expand(bits: int, factor: int, pages: int) -> int:
 
 
 def first(pages: int) -> int:
-    """The lowest page of a set that is not empty."""
+    """The lowest page of a set, which must not be empty."""
     return (pages & -pages).bit_length() - 1
 
 
 def bitmap_bytes(length: int, page_size: int) -> int:
-    """Bytes of the array of u64 that holds a bit for each page of `length` bytes."""
+    """Size in bytes of a u64 array with one bit for each page of a range of `length` bytes."""
     return -(-max(1, -(-length // page_size)) // 64) * 8
 
 
 def from_bytes(data: bytes) -> int:
-    """The set that a bitmap of little endian u64 holds."""
+    """The set in a bitmap of little endian u64."""
     return int.from_bytes(data, "little")
 
 
 def bitmap_of(record: Mapping[str, Any]) -> bytes:
-    """The bitmap of a report's trace record, plain or compressed; ValueError where it is malformed."""
+    """The bitmap in a report's trace record, plain or compressed; ValueError if it is malformed."""
     if "bitmap" in record:
         return bytes.fromhex(str(record["bitmap"]))
     packed = base64.b64decode(str(record["zbitmap"]), validate=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds programs with their claims: what a test sends, what the oracle judges, what replay saves."""
+"""Builder for programs and their claims: a test sends them, the oracle judges them, replay saves them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ref = Mapping[str, Any]
 _HANG_MS = 12_000
 """Limit of an operation of a program that may hang: far more than any of them takes."""
 _BUSY_MS = 8_000
-"""CPU time of such a program that only a loop without end can use: thousands of times what it needs."""
+"""CPU time of such a program, thousands of times what it needs: only an endless loop can use it up."""
 
 
 Guard = tuple[int, str, str, Any]
@@ -24,7 +24,7 @@ Guard = tuple[int, str, str, Any]
 
 
 def succeeded(op: int) -> Guard:
-    """The condition that the operation returned without an error."""
+    """Condition: the operation returned without an error."""
     return (op, "errno", "==", 0)
 
 
@@ -35,7 +35,7 @@ class Claim:
         self.data = data
 
     def when(self, *guards: Guard) -> Claim:
-        """Count the claim only where all of these hold.  Gives itself."""
+        """Count the claim only if all these conditions hold; returns the claim."""
         self.data["when"] += [[Script.ref(op, field), compare, value] for op, field, compare, value in guards]
         return self
 
@@ -77,7 +77,7 @@ class Script:
             self.op("get_state", fd="d")
 
     def op(self, name: str, /, **args: Any) -> int:
-        """Append an operation; returns its index, for claims."""
+        """Append an operation and return its index, for claims."""
         self._ops.append((name, {k.rstrip("_"): v for k, v in args.items() if v is not None}))
         return len(self._ops) - 1
 
@@ -87,7 +87,7 @@ class Script:
         return f"{prefix}{self._slots}"
 
     def set(self, state: State | int, *, get: bool = True, **args: Any) -> str:
-        """SET(state), then GET; returns the slot that took a data fd, if one came back."""
+        """Append SET(state) and GET; returns the slot for the data fd, if the SET returns one."""
         out = self.slot()
         self.op("set_state", fd="d", state=int(state), out=out, **args)
         if get:
@@ -116,7 +116,7 @@ class Script:
         return self.op("read_all", fd=fd, chunks=list(chunks), keep=keep or None, **self._limits)
 
     def restore(self, keep: str, chunks: Sequence[int] = (65536,), **args: Any) -> tuple[int, int]:
-        """RESUMING, write the bytes slot, SET(STOP).  Returns the indices of the `write_all` and the SET."""
+        """Append RESUMING, write of the bytes slot, SET(STOP); returns indices of `write_all` and the SET."""
         fd = self.set(State.RESUMING)
         self.restore_set = self.last_set()
         fine = self._limits.get("fine")
@@ -128,18 +128,18 @@ class Script:
 
     @staticmethod
     def ref(index: int, field: str) -> Ref:
-        """A field of an operation's trace record, as a term of a claim."""
+        """Reference to a field of an operation's trace record, for use as a value in a claim."""
         return {"op": index, "field": field}
 
     # -- claims: each is a sentence about one operation; the words say what is expected
     def succeeds(self, clause: str, op: int, expected: str) -> Claim:
-        """The operation returns without an error."""
+        """Claim that the operation returns without an error."""
         return self._claim(clause, op, "errno", "==", 0, expected)
 
     def is_refused(self, clause: str, op: int, *errnos: int, expected: str) -> Claim:
-        """The operation fails, with one of these errors where some are given.
+        """Claim that the operation fails, with one of these errors if any are given.
 
-        HarnessError for 0, which is success: it would turn the claim into its opposite.
+        HarnessError for errno 0: that is success, the opposite of the claim.
         """
         if 0 in errnos:
             raise HarnessError(f"{clause}: is_refused with errno 0, which is success")
@@ -150,35 +150,35 @@ class Script:
         return self._claim(clause, op, "errno", "in", list(errnos), expected)
 
     def equals(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
-        """The field is the value, which may be a `ref` to another operation's."""
+        """Claim that the field equals the value, which may be a `ref` to another operation's field."""
         return self._claim(clause, op, field, "==", value, expected)
 
     def differs(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
-        """The field is not the value."""
+        """Claim that the field differs from the value."""
         return self._claim(clause, op, field, "!=", value, expected)
 
     def is_one_of(self, clause: str, op: int, field: str, values: Any, expected: str) -> Claim:
-        """The field is one of the values."""
+        """Claim that the field is one of the values."""
         return self._claim(clause, op, field, "in", values, expected)
 
     def contains(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
-        """The field has the value in it."""
+        """Claim that the field contains the value."""
         return self._claim(clause, op, field, "contains", value, expected)
 
     def lacks(self, clause: str, op: int, field: str, pattern: str, expected: str) -> Claim:
-        """The field has nothing that the regular expression finds."""
+        """Claim that the regular expression finds nothing in the field."""
         return self._claim(clause, op, field, "lacks", pattern, expected)
 
     def at_least(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
-        """The field is the value or more."""
+        """Claim that the field is at least the value."""
         return self._claim(clause, op, field, ">=", value, expected)
 
     def at_most(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
-        """The field is the value or less."""
+        """Claim that the field is at most the value."""
         return self._claim(clause, op, field, "<=", value, expected)
 
     def exceeds(self, clause: str, op: int, field: str, value: Any, expected: str) -> Claim:
-        """The field is more than the value."""
+        """Claim that the field is greater than the value."""
         return self._claim(clause, op, field, ">", value, expected)
 
     def _claim(self, clause: str, op: int, field: str, compare: str, value: Any, expected: str) -> Claim:
@@ -198,7 +198,7 @@ class Script:
         self._threads.append({"name": name, "ops": [list(o) for o in ops]})
 
     def to_json(self) -> dict[str, Any]:
-        """The program as data; `claims` and `faults` are the oracle's and never leave the controller."""
+        """The program as data; `claims` and `faults` are for the oracle and never leave the controller."""
         return {
             "threads": [{"name": "main", "ops": [list(o) for o in self._ops]}, *self._threads],
             "claims": self._claims,
