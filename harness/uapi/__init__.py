@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What user space and the kernel agree on: numbers and structs, stdlib only, Python 3.8."""
+"""Numbers and structs of the kernel's user space interface; standard library only, Python 3.8."""

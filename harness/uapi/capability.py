@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What include/uapi/linux/capability.h says of capget() and capset(), in the kernel's spelling (as of
-v7.2)."""
+"""Numbers and structs of capget() and capset(): include/uapi/linux/capability.h (as of v7.2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values, ioctl numbers and structs of include/uapi/linux/iommufd.h, in the kernel's spelling (as of
-v7.2)."""
+"""Values, ioctl numbers and structs of include/uapi/linux/iommufd.h, kernel spelling (as of v7.2)."""
 
 from __future__ import annotations
 

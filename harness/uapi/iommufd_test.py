@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab-only test interface of iommufd: drivers/iommu/iommufd/iommufd_test.h (as of v7.2).
 
-Present in kernels with CONFIG_IOMMUFD_TEST only.  It is no stable interface, so every use is probed; the
-structs here are the arms of `struct iommu_test_cmd`'s union, each with the common header before it.
+Only kernels with CONFIG_IOMMUFD_TEST have it.  The interface is not stable, so every use is probed.  Each
+struct here is one arm of the union in `struct iommu_test_cmd`, with the common header before it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IOMMU_HW_QUEUE_TYPE_SELFTEST = 0xDEADBEEF
 IOMMU_TEST_HW_QUEUE_MAX = 2
 
 _HEAD = [("size", u32), ("op", u32), ("id", u32), ("__reserved", u32)]
-_TOTAL_BYTES = 72  # of the struct, with its largest arm, `dirty`
+_TOTAL_BYTES = 72  # size of the struct with its largest arm, `dirty`
 
 _ARMS: dict[str, tuple[int, list[tuple[str, type]]]] = {
     "ADD_RESERVED": (1, [("start", u64), ("length", u64)]),
@@ -84,7 +84,7 @@ _ARMS: dict[str, tuple[int, list[tuple[str, type]]]] = {
 
 
 def _struct(name: str, fields: list[tuple[str, type]]) -> type[ctypes.Structure]:
-    """`struct iommu_test_cmd` with one arm of its union, padded to the size of the whole."""
+    """`struct iommu_test_cmd` with one arm of its union, padded to the full size of the union."""
     plain = type("_" + name, (ctypes.Structure,), {"_fields_": _HEAD + fields})
     last, kind = fields[-1]
     end = getattr(plain, last).offset + ctypes.sizeof(kind)

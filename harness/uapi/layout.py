@@ -13,7 +13,7 @@ u32 = ctypes.c_uint32
 s32 = ctypes.c_int32
 u64 = ctypes.c_uint64
 
-IOC_TYPE = ord(";")  # VFIO_TYPE and IOMMUFD_TYPE: both subsystems share it
+IOC_TYPE = ord(";")  # VFIO_TYPE and IOMMUFD_TYPE: both subsystems use the same type
 
 
 def nr(number: int) -> int:
