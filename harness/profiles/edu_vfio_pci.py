@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference variant driver of this project (fixtures/reference/edu), for QEMU's edu device.
 
-All registers of edu that can be told apart by reading are migrated state.  The device's 4 KiB DMA buffer is
-not: nobody but the device can read it, so it does not survive a migration, and the driver's README says so.
-A transfer that the device was told to do while stopped waits, and is state.  The registers of DMA take any
-value; the driver looks at them when a transfer is to start.
+All register contents of edu that reads can show are migrated state.  The device's 4 KiB DMA buffer is not:
+only the device can read it, so it does not survive a migration, as the driver's README says.  A transfer that
+was requested while the device is stopped waits, and is state.  The DMA registers take any value; the driver
+checks them when a transfer is to start.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ PROFILE = Profile(
     mutate=(
         Mutation("liveness", (_u32(_LIVENESS, 0x12345678),)),
         Mutation("factorial", (_u32(_FACTORIAL, 7),)),
-        # 32-bit overflow: what the register shows is not what was written, and more than one operand gives 0.
+        # 32-bit overflow: the register does not read back the operand, and several operands give 0.
         Mutation("factorial-overflow", (_u32(_FACTORIAL, 29),)),
         Mutation("interrupt-enable", (_u32(_STATUS, _STATUS_IRQ),)),
-        # Without an eventfd nothing is signalled; the bits stay until they are acknowledged.
+        # Without an eventfd no interrupt is signalled; the bits stay set until they are acknowledged.
         Mutation("interrupt-pending", (_u32(_IRQ_RAISE, 0x00A50100),)),
         Mutation("dma-registers", (_u64(_SRC, 0x40010), _u64(_DST, 0x0ABC_DEF0_1234), _u64(_COUNT, 24))),
     ),

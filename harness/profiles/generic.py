@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver nobody described yet: only what can be probed is used.
+"""Profile for a driver that has none of its own: only what can be probed is used.
 
-Without state regions and mutations, fidelity is judged by the re-saved stream alone, and the certificate says
-so.
+Without state regions and mutations only the re-saved stream shows fidelity, and the certificate says so.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ __all__ = ["PROFILE"]
 
 PROFILE = Profile(
     module="generic",
-    # Empty: whatever driver the device has is kept.
+    # Empty: the device keeps the driver that it has.
     driver="",
     description="any VFIO driver; start here, then write a profile",
     # Unknown: the careful assumption.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's sample display (samples/vfio-mdev/mdpy.c): a mediated frame buffer that does no DMA.
+"""The kernel's sample display (samples/vfio-mdev/mdpy.c): a mediated frame buffer without DMA.
 
 Config space is emulated, and the frame buffer is a region that can be mapped; no interrupts, no migration.
 """
@@ -18,10 +18,10 @@ PROFILE = Profile(
     op_limit_s=20.0,
     bus="mdev",
     explanations={
-        "DEV-011": "MDPY_DISPLAY_REGION is 16, where num_regions is 9",
-        "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last byte of the 256 is missing",
-        "DEV-044": "handle_pci_cfg_write() knows the first BAR and ignores every other register",
-        "DEV-054": "handle_pci_cfg_write() knows the first BAR and ignores every other register",
+        "DEV-011": "MDPY_DISPLAY_REGION is 16, but num_regions is 9",
+        "DEV-015": "MDPY_CONFIG_SPACE_SIZE is 0xff: the last of the 256 bytes is missing",
+        "DEV-044": "handle_pci_cfg_write() handles the first BAR and ignores every other register",
+        "DEV-054": "handle_pci_cfg_write() handles the first BAR and ignores every other register",
         "DEV-100": "mdpy_get_device_info() does not set VFIO_DEVICE_FLAGS_RESET, but mdpy_ioctl() can reset",
         "DEV-145": "mdpy_query_gfx_plane() sets x_hot and y_hot to 0",
     },

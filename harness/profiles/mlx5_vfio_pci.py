@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ConnectX virtual functions (drivers/vfio/pci/mlx5).
 
-State lives in firmware and travels in its own format: no region shows it, so fidelity is judged by the
-re-saved stream's behaviour and by traffic.  The VF migrates only when its PF (mlx5_core) has enabled
-migration for it (`devlink port function set ... migratable enable`).
+State is kept in firmware and is migrated in the firmware's own format.  No region shows it, so fidelity is
+judged by the behaviour of the re-saved stream and by traffic.  The VF migrates only if migration is enabled
+for it on its PF (mlx5_core): `devlink port function set ... migratable enable`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's sample serial port (samples/vfio-mdev/mtty.c): an mdev with one or two 16550 UARTs, no DMA.
 
-Each port is an 8-byte BAR; both migrate (`struct serial_port`: registers, loop-back FIFO, divisor, FCR),
-configuration space does not.  Only byte accesses mean a register.  Reading offset 0 (RX) pops the FIFO, and
-on an empty FIFO gives whatever was on the kernel's stack, so it is never part of the state that is compared;
-offsets 1-7 read without a side effect.  Every write keeps interrupts harmless: without an eventfd nothing is
+Each port is an 8-byte BAR.  Both ports migrate (`struct serial_port`: registers, loop-back FIFO, divisor,
+FCR); configuration space does not.  Only byte accesses reach a register.  A read of offset 0 (RX) pops the
+FIFO, and returns bytes of the kernel's stack if the FIFO is empty, so it is never part of the compared state;
+reads of offsets 1-7 have no side effect.  The writes may raise interrupts, but without an eventfd none is
 signalled.
 """
 
@@ -36,7 +36,7 @@ def _port(port: int) -> tuple[Mutation, ...]:
         Mutation(f"line{port}", _write(port, _LCR, 0x1B) + _write(port, _MCR, 0x33)),
         # RDI is left out: its interrupt depends on the FIFO level, which other mutations change.
         Mutation(f"interrupt-enable{port}", _write(port, _IER, 0x0C)),
-        # LSR shows DR, and the bytes themselves come out in the drain.
+        # LSR shows DR; the drain reads the bytes themselves.
         Mutation(
             f"fifo{port}",
             _write(port, _FCR, _FCR_ENABLE_FIFO) + _write(port, _TX, 0x11, 0xA5, 0xFE),
@@ -59,16 +59,16 @@ def _port(port: int) -> tuple[Mutation, ...]:
 
 
 _LOG_STUB = (
-    "mtty_log_start(), mtty_log_stop() and mtty_log_read_and_clear() return 0 and keep nothing; "
+    "mtty_log_start(), mtty_log_stop() and mtty_log_read_and_clear() return 0 and keep no log; "
     "include/linux/vfio.h, struct vfio_log_ops, asks the driver to reject a second log_start and to handle "
-    "the others in invalid states, for the core does not track whether a log is kept"
+    "the others in invalid states, because the core does not track whether a log is kept"
 )
-_AS_107 = "the cause of MIG-107: the header was refused at write(), its data was kept and loaded"
+_AS_107 = "the cause of MIG-107: write() refused the header, but its data was kept and loaded"
 
 
 _FULL = (
-    "handle_bar_read() takes head == tail for an empty FIFO, also when all 16 bytes of it are used; what was "
-    "there is neither announced nor given"
+    "handle_bar_read() takes head == tail for an empty FIFO even when all 16 bytes of it are used; its "
+    "bytes are neither announced nor returned"
 )
 
 PROFILE = Profile(
@@ -83,53 +83,53 @@ PROFILE = Profile(
     mutate=_port(0) + _port(1),
     explanations={
         "MIG-020": (
-            "mtty_close() ends the data fds but leaves mdev_state->state as it is; nothing sets it at open: "
-            "only mtty_init_dev() does, when the mdev is made. The next user finds the device in the last "
-            "one's state"
+            "mtty_close() ends the data fds but does not reset mdev_state->state, and open does not set it: "
+            "only mtty_init_dev() does, when the mdev is created. The next user finds the device in the "
+            "state that the last one left"
         ),
         "MIG-078": (
-            "mtty_save_read() returns 0 when all that is there has been read, in PRE_COPY as in STOP_COPY; "
-            "ENOMSG is not in the driver"
+            "mtty_save_read() returns 0 when all available data has been read, in PRE_COPY as in STOP_COPY; "
+            "the driver never returns ENOMSG"
         ),
         "MIG-107": (
-            "mtty_resume_write() returns -EFAULT for a header that fails validation, but has copied the data "
-            "and adds its length to filled_size all the same; mtty_load_state() trusts that the header was "
-            "tested and checks only filled_size"
+            "mtty_resume_write() returns -EFAULT for a header that fails validation, but has already copied "
+            "the data and still adds its length to filled_size; mtty_load_state() assumes that the header "
+            "was validated and checks only filled_size"
         ),
         "MIG-166": (
-            "mtty_load_state() copies struct serial_port from the stream without a look: rxtx.head and "
-            "rxtx.tail then index fifo[16] with any byte; dlab and overrun hold values that no bool has"
+            "mtty_load_state() copies struct serial_port from the stream without a check: rxtx.head and "
+            "rxtx.tail then index fifo[16] with any byte; the bools dlab and overrun may hold any byte too"
         ),
         "MIG-164": (
             "the cause of MIG-166: bytes written behind fifo[16] reach the mutexes and the pointers to the "
-            "data files, mtty_disable_files() faults on one, and whoever comes next waits for state_mutex"
+            "data files, mtty_disable_files() faults on one, and the next caller waits for state_mutex"
         ),
-        "MIG-167": "the kernel's words of MIG-166 taint",
+        "MIG-167": "the kernel reports of MIG-166 set the taint",
         "DIRTY-012": _LOG_STUB,
-        "DIRTY-016": f"{_LOG_STUB}; page_size goes back as it came",
+        "DIRTY-016": f"{_LOG_STUB}; page_size is returned unchanged",
         "DIRTY-039": _LOG_STUB,
         "DEV-015": "MTTY_CONFIG_SPACE_SIZE is 0xff, one byte short of the space",
         "DEV-044": "handle_pci_cfg_write() ignores writes to the command register",
-        "DEV-060": "mtty_get_irq_info() knows INTx and MSI only and refuses MSI-X",
+        "DEV-060": "mtty_get_irq_info() accepts only INTx and MSI, and refuses MSI-X",
         "DEV-068": (
-            "mtty_set_irqs() switches on the action without a default: no action, or several, succeeds "
-            "and does nothing"
+            "mtty_set_irqs() switches on the action without a default: a request with no action, or with "
+            "several, succeeds and does nothing"
         ),
         "DEV-100": "mtty_get_device_info() does not set VFIO_DEVICE_FLAGS_RESET, but mtty_ioctl() can reset",
-        "DEV-131": "handle_bar_write() ors into the divisor, which only setting DLAB makes 0",
+        "DEV-131": "handle_bar_write() ors into the divisor, which only setting DLAB clears",
         "DEV-132": _FULL,
         "DEV-133": _FULL,
         "DEV-028": (
-            "mdev_access() copies from vconfig + offset with an offset that nobody compared with the 256 "
-            "bytes of vconfig: the kernel's memory behind it is read, and far enough away the host crashes"
+            "mdev_access() copies from vconfig + offset without checking offset against the 256 bytes of "
+            "vconfig: it reads the kernel memory behind it, and a large offset crashes the host"
         ),
         "DEV-030": (
-            "handle_bar_read() and handle_bar_write() index s[], which has two ports, with the number of any "
-            "of six address registers"
+            "handle_bar_read() and handle_bar_write() index s[], which has two ports, with the number of "
+            "any of the six address registers"
         ),
         "DEV-034": (
-            "handle_bar_read() leaves the buffer as it is when the FIFO is empty, and mtty_read() has that "
-            "buffer on its stack, uninitialised"
+            "handle_bar_read() does not fill the buffer when the FIFO is empty, and that buffer is "
+            "uninitialised memory on the stack of mtty_read()"
         ),
         "MIG-109": _AS_107,
         "MIG-110": _AS_107,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """NVIDIA Grace Hopper and Blackwell GPUs (drivers/vfio/pci/nvgrace-gpu).
 
-No migration.  BAR2 and BAR4 are made up from the coherent device memory that firmware describes, so their
-sizes are not those of the hardware's BARs.
+No migration.  BAR2 and BAR4 are emulated on the coherent device memory that firmware describes, so their
+sizes differ from those of the hardware's BARs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The default driver for PCI devices (drivers/vfio/pci/vfio_pci.c).
 
-It has no migration: the suite certifies that it says so, and all that does not need migration.
+It has no migration.  The suite certifies that it says so, and everything that does not need migration.
 """
 
 from __future__ import annotations

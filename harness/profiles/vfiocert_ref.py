@@ -2,8 +2,9 @@
 """The reference device of this project (fixtures/reference/mdev): an mdev of five types, all in software.
 
 Its README has the register file.  All of its registers but the test controls (FAIL_*), all RAM behind both
-BARs, configuration space and the MSI-X table are migrated state.  The RAM is looked at in samples: it is
-copied by whole pages.  Mutations leave alone what starts something (DMA_CMD, IRQ_RAISE, IRQ_PERIOD).
+BARs, configuration space and the MSI-X table are migrated state.  RAM is copied in whole pages, so only
+samples of it are compared.  Mutations do not write registers that start something (DMA_CMD, IRQ_RAISE,
+IRQ_PERIOD).
 """
 
 from __future__ import annotations
