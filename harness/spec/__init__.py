@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract as tables: no I/O, nothing that runs."""
+"""The contract as tables; no I/O."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which clause says what of an address space, for each of the backends: the same rules under several ids."""
+"""The rules of an address space; each backend has its own clause ids for the same rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["COMPAT", "COMPAT_V1", "NATIVE", "TYPE1", "TYPE1V2", "AddressRules"]
 
 @dataclass(frozen=True)
 class AddressRules:
-    """Clauses of one backend; `splits` is the clause that lets a mapping be cut, None where none does."""
+    """Clause ids of one backend; `splits` is the clause that allows cutting a mapping, None if none does."""
 
     name: str
     map: str

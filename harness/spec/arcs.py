@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The migration v2 state machine, derived from the words of `include/uapi/linux/vfio.h`.
 
-`DIRECT_ARCS` is THE arc table: the arcs that the comment above `enum vfio_device_mig_state` lists.  All
-else here follows from it and the two rules of that comment ("select the shortest path", "the path cannot
-have saving group states as interior arcs"), not from the kernel's `vfio_from_fsm_table`; a self-test
+`DIRECT_ARCS` is the only arc table: the arcs listed in the comment above `enum vfio_device_mig_state`.
+Everything else here follows from it and two rules of that comment ("select the shortest path", "the path
+cannot have saving group states as interior arcs"), not from the kernel's `vfio_from_fsm_table`; a self-test
 compares the two.
 """
 
@@ -98,9 +98,9 @@ def states(flags: Mig) -> frozenset[State]:
 def _shortest(cur: State, new: State) -> tuple[State, ...] | None:
     """Shortest path over `DIRECT_ARCS`; saving group states are interior only within the saving group.
 
-    The text forbids saving group states as interiors, and says too that moving between them does not end
-    the session; PRE_COPY -> STOP_COPY can satisfy both only through PRE_COPY_P2P, so the first rule is
-    read as: a path that leaves or enters the group has none of its states inside.
+    The text forbids saving group states inside a path, and also says that moving between them does not end
+    the session.  PRE_COPY -> STOP_COPY can satisfy both only through PRE_COPY_P2P, so we read the first rule
+    as: a path that enters or leaves the group has none of its states inside.
     """
     within = cur in SAVING_GROUP and new in SAVING_GROUP
     queue: deque[tuple[State, ...]] = deque([(cur,)])
@@ -121,7 +121,7 @@ def _shortest(cur: State, new: State) -> tuple[State, ...] | None:
 
 @cache
 def path(cur: State, new: int, flags: Mig) -> tuple[State, ...] | None:
-    """The states SET(new) goes through in state cur, both ends included; None where it must be refused.
+    """The states SET(new) goes through in state cur, both ends included; None if it must be refused.
 
     A state the device lacks is skipped ("behave as though the device was fully running if not supported").
     A request for the current state is the path of length one.
@@ -152,7 +152,7 @@ def starts_session(cur: State, new: State) -> bool:
 
 
 def reachable_by_set(cur: State, targets: Iterable[int], flags: Mig) -> State:
-    """Where a device that conforms and never fails ends after these SETs."""
+    """The state of a conforming device after these SETs, if none fails on the way."""
     for target in targets:
         way = path(cur, target, flags)
         if way is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A clause is one checkable sentence of the contract; `all_clauses()` is the contract."""
+"""Clauses: each is one checkable sentence of the contract; `all_clauses()` is the contract."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _ID = re.compile(r"[A-Z]{3,5}-\d{3}")
 class Clause:
     """One rule.
 
-    `needs` names capabilities (`harness.spec.capabilities`) that PROBE must have shown; `since` is for the
-    reader only; `untested` says why a clause has no check yet, and is the only excuse.
+    `needs` names capabilities (`harness.spec.capabilities`) that PROBE must have found; `since` is for the
+    reader only; `untested` says why a clause has no check yet: without it the clause must have one.
     """
 
     id: str
@@ -34,10 +34,12 @@ class Clause:
     since: str = "v5.18"
     untested: str = ""
     mock: bool = False
-    """Whether iommufd's mock can be its subject too, and not VFIO devices alone."""
+    """Whether the clause is also checked on iommufd's mock, not only on VFIO devices."""
     mainline: str = ""
-    """The cause, as read in its source, by which mainline breaks this SHOULD on every device: that is
-    reported, and is no advisory of the driver."""
+    """Why mainline breaks this SHOULD on every device, as read in its source; else ''.
+
+    Such a failure is reported, but is no advisory against the driver.
+    """
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -53,9 +55,9 @@ class Clause:
 
 @cache
 def all_clauses() -> tuple[Clause, ...]:
-    """Every clause of every chapter, in order of id; a duplicate id is an error.
+    """Every clause of every chapter, in order of id; ValueError if an id is used twice.
 
-    They stand in the files of `harness/spec/clauses/`, each with `CLAUSES`.
+    They are in the files of `harness/spec/clauses/`, each with a tuple `CLAUSES`.
     """
     import harness.spec.clauses
 
@@ -75,7 +77,7 @@ def by_id() -> dict[str, Clause]:
 
 
 def matching(globs: tuple[str, ...]) -> tuple[Clause, ...]:
-    """Clauses whose id matches one of the shell patterns; all of them where there is no pattern."""
+    """Clauses whose id matches one of the shell patterns; all clauses if there is no pattern."""
     from fnmatch import fnmatchcase
 
     return tuple(c for c in all_clauses() if not globs or any(fnmatchcase(c.id, g) for g in globs))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clauses, a file for each subject; a file holds `CLAUSES`, and is found by being here."""
+"""The clauses, one file for each subject; every file here is loaded and must have `CLAUSES`."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chapter DIRTY, part one: device DMA logging, every rule as a clause in our own words.
 
-Sources are comments of `include/uapi/linux/vfio.h` unless another file is named.  Where that text is silent
-and a rule is still worth saying, it is a SHOULD and its source says on what it rests.  Part two, tracking by
-the IOMMU, has the ids from DIRTY-100 on.
+Sources are comments of `include/uapi/linux/vfio.h` unless another file is named.  A rule on which that text is
+silent is a SHOULD, and its source says what it rests on.  Part two, tracking by the IOMMU, has the ids from
+DIRTY-100 on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _c(id: str, level: Level, statement: str, source: str, *needs: str) -> Claus
 
 
 def _w(id: str, level: Level, statement: str, source: str, *needs: str) -> Clause:
-    """A clause that takes a device which writes."""
+    """A clause that needs a device with a traffic engine."""
     return _c(id, level, statement, source, "engine", *needs)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chapter DIRTY, the IOMMU's part: IOMMU_HWPT_SET_DIRTY_TRACKING and IOMMU_HWPT_GET_DIRTY_BITMAP.
 
-Read from include/uapi/linux/iommufd.h.  Where the text is silent, and only the kernel's own comments or the
-use that everybody makes of it speak, the level is SHOULD and the source says so.
+The source is include/uapi/linux/iommufd.h.  Where that text is silent, and a rule rests on the kernel's own
+comments or on common use, the level is SHOULD and the source says so.
 """
 
 from __future__ import annotations

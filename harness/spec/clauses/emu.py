@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chapter EMU: devices without an IOMMU of their own.
 
-Three ways, and what each is worth: an *emulated* IOMMU (mdevs: the driver itself does the device's DMA,
-through the address space of its user), *no-IOMMU* mode (nothing protects the host, which is tainted), and
-UIO, which is no VFIO at all.
+There are three ways to use such a device: an *emulated* IOMMU (mdevs: the driver itself does the device's DMA,
+through the address space of its user), *no-IOMMU* mode (nothing protects the host, and the kernel is tainted),
+and UIO, which is not VFIO at all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chapter IOM: iommufd, read from include/uapi/linux/iommufd.h and Documentation/userspace-api/iommufd.rst.
+"""Chapter IOM: iommufd, from include/uapi/linux/iommufd.h and Documentation/userspace-api/iommufd.rst.
 
-Rules of iommufd's core hold whatever device there is: their subject is the kernel's own mock, and only what
-depends on the device is tried on VFIO devices too (`_device`).
+Rules of iommufd's core do not depend on the device: they are tried on the kernel's own mock.  Only rules that
+depend on the device are tried on VFIO devices too (`_device`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _c(id: str, level: Level, statement: str, source: str, *needs: str, since: s
 
 
 def _device(id: str, level: Level, statement: str, source: str, *needs: str, since: str = "v6.2") -> Clause:
-    """A rule that every device tries, the mock's too."""
+    """A rule that is tried on every device, the mock included."""
     return Clause(id, level, statement, source, needs, since, mock=True)
 
 

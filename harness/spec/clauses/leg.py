@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chapter LEG: the container, its type1 backends, and iommufd in their place.
 
-Read from include/uapi/linux/vfio.h, "API for Type1 VFIO IOMMU" and the container's ioctls before it.
+The source is include/uapi/linux/vfio.h, "API for Type1 VFIO IOMMU" and the container's ioctls before it.
 """
 
 from __future__ import annotations

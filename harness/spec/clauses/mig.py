@@ -37,7 +37,7 @@ ARC_CLAUSES: dict[tuple[State, State], str] = {
     (S.PRE_COPY_P2P, S.STOP_COPY): "MIG-043",
     (S.STOP, S.RESUMING): "MIG-044",
 }
-"""The clause that holds each direct arc."""
+"""Direct arc -> its clause."""
 
 
 def _arc(id: str, cur: State, new: State) -> Clause:
@@ -64,7 +64,7 @@ def _c(
 
 CLAUSES: tuple[Clause, ...] = (
     # -- discovery
-    # What needs "migration" is not asked of a device whose GET fails; this clause is about that.
+    # Clauses that need "migration" do not apply to a device whose GET fails; this clause covers that.
     Clause(
         "MIG-001",
         "MUST",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chapter SEL: how a PCI device comes to its VFIO driver.
+"""Chapter SEL: how the VFIO driver of a PCI device is chosen and bound.
 
-The kernel's part is `driver_override` and id tables that only it makes count; user space's part is the choice
-by modules.alias.  `harness/hosts/driver_choice.py` is that choice.
+The kernel's part is `driver_override`, and id tables that only match with it; user space's part is the choice
+by modules.alias, which `harness/hosts/driver_choice.py` implements.
 """
 
 from __future__ import annotations

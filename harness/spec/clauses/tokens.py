@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chapter ACC, virtual functions: who may make them, and the token that a VF and its PF's user share.
 
-The text is a comment in vfio_pci_core.c: a VF whose PF is a VFIO device is trusted to whoever knows the
-token; the PF with VFs in use likewise.
+The rules are in a comment in vfio_pci_core.c: only a user who knows the token may use a VF whose PF is a VFIO
+device; the same holds for the PF while its VFs are in use.
 """
 
 from __future__ import annotations
