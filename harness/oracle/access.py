@@ -186,7 +186,7 @@ def _judge_race(
 def _one_wins(
     program: Mapping[str, Any], number: int, claims: list[_Timed], out: Judgement, words: str
 ) -> None:
-    """Check that somebody wins when all threads claim one free device (`"contest": group`)."""
+    """Check that one thread gets the device if all claim the same free one (`"contest": group`)."""
     if program.get("contest") == number:
         won = [t for t in claims if t.thread != program["threads"][0]["name"] and not t.record["errno"]]
         out.check("ACC-072", len(won) >= 1, 0, "one of those who claim a free device gets it", words)
