@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes files so that a full disk or a killed process never leaves half of one."""
+"""Writes files so that a full disk or a killed process never leaves a partial file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["write_atomically", "write_error"]
 
 
 def write_error(path: Path, error: OSError) -> LabError:
-    """The `LabError` that says why `path` could not be written, and that nothing is lost."""
+    """The `LabError` for a failed write of `path`; it says why, and that earlier results are kept."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = "the disk is full" if full else (error.strerror or str(error))
     return LabError(f"{path}: {what}; every clause finished before is kept, go on with --resume")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one step, durably; a `LabError` leaves the old file as it was."""
+    """Replace `path` by `text` in one step, durably; on a `LabError` the old file is unchanged."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:

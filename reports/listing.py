@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs, traces and kernel logs as short lists of lines, for people."""
+"""Prints programs, traces and kernel logs as short lists of lines."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SYMBOLS = {
     "reached": "✓", "refused": "⊘", "failed": "✗",
     "conforming": "✓", "non-conforming": "✗",
 }  # fmt: skip
-"""One sign for each verdict, so that colour is never the only difference."""
+"""A sign for each verdict, so that verdicts never differ by colour alone."""
 
 _WIDTH = 200
 
 
 def shortened(lines: Sequence[str], limit: int) -> list[str]:
-    """`lines` with the middle left out where there are more than `limit`."""
+    """`lines`, with the middle left out if there are more than `limit`."""
     if len(lines) <= limit:
         return list(lines)
     head, tail = limit * 2 // 3, limit - limit * 2 // 3
@@ -45,7 +45,7 @@ def _arguments(args: Any) -> str:
 
 
 def program_lines(program: dict[str, Any] | None, limit: int = 80) -> list[str]:
-    """A program as one line for each operation; any shape of data gives something readable."""
+    """A program, one line for each operation.  Malformed data is shown too, never refused."""
     if not program:
         return []
     threads = program.get("threads")
@@ -73,7 +73,7 @@ def _result(record: dict[str, Any]) -> str:
 
 
 def trace_lines(trace: Sequence[dict[str, Any]], limit: int = 80) -> list[str]:
-    """A trace as one line for each operation: what it gave back, without the times (they differ each run)."""
+    """A trace, one line for each operation with its result; without times, which differ in each run."""
     hidden = {"t", "i", "op", "ret", "errno", "t0", "dt", "skipped"}
     lines = []
     for record in trace:
@@ -86,7 +86,7 @@ def trace_lines(trace: Sequence[dict[str, Any]], limit: int = 80) -> list[str]:
 
 
 def replay_command(finding: Finding, out_dir: str = "") -> str:
-    """The command that runs the finding again, or nothing where no replay file was saved."""
+    """The command that replays the finding; '' if no replay file was saved."""
     if not finding.replay:
         return ""
     return f"./vfiocert replay {out_dir.rstrip('/') + '/' if out_dir else ''}{finding.replay}"

@@ -17,9 +17,9 @@ __all__ = ["render_all"]
 
 
 def render_all(run: Run, out_dir: Path) -> list[Path]:
-    """Writes all reports of `run` into `out_dir`; gives the files written.
+    """Write all reports of `run` into `out_dir`; returns the files written.
 
-    A `LabError` (the disk is full) leaves the reports written so far.
+    On a `LabError` (the disk is full) the reports written so far stay.
     """
     shown = os.path.relpath(out_dir)
     texts = {

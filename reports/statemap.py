@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The migration state diagram and the 8x8 state table, laid out from data; drawing is the template's work."""
+"""Lays out the migration state diagram and the 8x8 state table from data; the template draws them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPEC_TABLE = ArcTable(STATES, tuple((cur.name, new.name) for cur, new in DIRECT_
 
 @dataclass(frozen=True)
 class Box:
-    """A state: centre, size and whether any request involving it was found applicable."""
+    """A state: its centre, its size, and whether any request that involves it was applicable."""
 
     name: str
     x: float
@@ -49,7 +49,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Edge:
-    """A direct arc: an SVG path, where its sign goes, and how it was judged (`untried` where it was not)."""
+    """A direct arc: its SVG path, the place of its sign, and its verdict (`untried` if it has none)."""
 
     cur: str
     new: str
@@ -62,7 +62,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Diagram:
-    """All that is to be drawn, in a view of `width` by `height`."""
+    """Everything to draw, in a view of `width` by `height`."""
 
     width: int
     height: int
@@ -94,8 +94,8 @@ def _judged(arcs: Iterable[ArcResult]) -> dict[tuple[str, str], ArcResult]:
 def diagram(arcs: Sequence[ArcResult], table: ArcTable = SPEC_TABLE) -> Diagram:
     """The diagram of `table`, each arc with its verdict in `arcs`.
 
-    A device without an optional state takes arcs the table does not list (it skips that state): those that
-    were reached in one step are drawn too, and so is whatever failed.
+    A device without an optional state takes arcs that the table does not list, since it skips that state.
+    Those that were reached in one step are drawn too, and so is every arc that failed.
     """
     judged = _judged(arcs)
     absent = {
@@ -125,7 +125,7 @@ def diagram(arcs: Sequence[ArcResult], table: ArcTable = SPEC_TABLE) -> Diagram:
 
 
 def _route(start: Box, end: Box) -> tuple[str, float, float]:
-    """An SVG path between two boxes and the place of its sign; the way back runs beside it."""
+    """The SVG path between two boxes and the place of its sign; the return path runs beside it."""
     dx, dy = end.x - start.x, end.y - start.y
     length = math.hypot(dx, dy) or 1.0
     ux, uy = dx / length, dy / length
@@ -137,7 +137,7 @@ def _route(start: Box, end: Box) -> tuple[str, float, float]:
         x1, y1 = start.x + ux * gap_start + off_x, start.y + uy * gap_start + off_y
         x2, y2 = end.x - ux * gap_end + off_x, end.y - uy * gap_end + off_y
         return f"M{x1:.1f},{y1:.1f} L{x2:.1f},{y2:.1f}", (x1 + x2) / 2, (y1 + y2) / 2
-    # Over (or under) what lies between; forward and back bow to different heights.
+    # Over (or under) the boxes between; forward and return paths bow to different heights.
     side = -1.0 if start.y < 170 else 1.0
     bow = (62.0 if dx > 0 else 36.0) * side
     inset = 26.0 if dx > 0 else 50.0
@@ -157,7 +157,7 @@ def _route(start: Box, end: Box) -> tuple[str, float, float]:
 
 
 def state_table(arcs: Sequence[ArcResult], table: ArcTable = SPEC_TABLE) -> list[list[Cell]]:
-    """One row for each state asked from, one cell for each state asked for."""
+    """One row for each current state, with one cell for each requested state."""
     judged = _judged(arcs)
 
     def cell(cur: str, new: str) -> Cell:

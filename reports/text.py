@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds and cleans text that came from a device, a kernel log or a lab host, before anything shows it."""
+"""Bounds and cleans text from a device, a kernel log or a lab host before it is shown."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MAX_TEXT = 4000
 MAX_LINE = 1000
 """Characters of one line of a kernel log or one step of a path."""
 
-# Everything that moves a cursor, ends an XML document or cannot be encoded; newline and tab stay.  The last
-# group are the bidirectional controls, which can make a line read other than it is.
+# Everything that moves a cursor, is invalid in XML or cannot be encoded; newline and tab stay.  The last
+# group are the bidirectional controls, which can make a line look different from what it says.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"
     "\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff"
@@ -23,12 +23,12 @@ _UNSAFE = re.compile(
 
 
 def clean(text: str) -> str:
-    """`text` with every control character, lone surrogate and bidirectional mark shown as an escape."""
+    """`text` with every control character, lone surrogate and bidirectional mark escaped."""
     return _UNSAFE.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
 
 
 def clip(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` cleaned and cut to at most `limit` characters; a cut says how much is missing."""
+    """`text` cleaned and cut to at most `limit` characters; a cut text says how long it was."""
     safe = clean(text[: limit + 1])
     if len(text) <= limit and len(safe) <= limit:
         return safe
@@ -42,12 +42,12 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
 
 
 def xml_text(text: str) -> str:
-    """`text` with the characters that XML 1.0 cannot hold shown as escapes."""
+    """`text` with the characters that XML 1.0 does not allow escaped."""
     return clean(text)
 
 
 def clip_json(value: Any, budget: int) -> Any:
-    """A JSON value with its strings cleaned, or a note where it exceeds `budget` characters."""
+    """A JSON value with its strings cleaned, or a note if it is longer than `budget` characters."""
     used = 0
 
     def walk(item: Any, depth: int) -> Any:

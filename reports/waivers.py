@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waivers.yaml`: failures somebody has accepted for a while, each with a reason, a link and an end."""
+"""Reads `waivers.yaml`: failures accepted for a while, each with a reason, a link and an expiry date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_BYTES = 1 << 20
 
 
 class Waiver(BaseModel):
-    """One accepted failure: of `clause`, on `device` (its id, or `*` for all), until the end of `expires`."""
+    """One accepted failure: of `clause`, on `device` (its id, or `*` for all), until `expires`, inclusive."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,12 +39,12 @@ class Waiver(BaseModel):
         return value
 
     def covers(self, clause: str, device: str) -> bool:
-        """Whether this waiver is about `clause` on `device`."""
+        """Whether this waiver applies to `clause` on `device`."""
         return self.clause == clause and self.device in ("*", device)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, but a key given twice is an error: the first would silently be lost."""
+    """The safe loader, which also refuses a repeated key: YAML would silently drop the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_waivers(path: Path) -> list[Waiver]:
-    """The waivers of `path`; none where the file does not exist.  A `UsageError` else."""
+    """The waivers in `path`; none if the file does not exist.  `UsageError` if the file is not valid."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
@@ -100,7 +100,7 @@ def _one(path: Path, index: int, entry: object) -> Waiver:
 def apply_waivers(
     device: DeviceResult, waivers: Sequence[Waiver], today: datetime.date
 ) -> tuple[DeviceResult, list[str]]:
-    """`device` with its failed clauses waived where a waiver still holds, and notes on those that do not."""
+    """Waive the failed clauses that a valid waiver covers; also returns notes on expired waivers."""
     notes: list[str] = []
 
     def judge(clause: ClauseResult) -> ClauseResult:

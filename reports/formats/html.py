@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One self-contained page for a run: no script, nothing fetched, everything escaped and bounded."""
+"""Renders a run as one self-contained page: no script, nothing fetched, all text escaped and bounded."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _device(device: DeviceResult, table: ArcTable, out_dir: str) -> dict[str, An
 
 
 def render_html(run: Run, *, table: ArcTable = SPEC_TABLE, out_dir: str = "") -> str:
-    """The page of `run`; `table` is the state machine to draw, `out_dir` what replay commands start with."""
+    """The page of `run`, with the state machine in `table`; replay commands name `out_dir`."""
     return _environment().get_template("run.html.j2").render(
         run=run,
         devices=[_device(device, table, out_dir) for device in run.devices],

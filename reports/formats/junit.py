@@ -41,7 +41,7 @@ def _case(suite: ET.Element, device: DeviceResult, clause: ClauseResult) -> None
 
 
 def render_junit(run: Run) -> str:
-    """The run as JUnit XML; times are left at zero, since no verdict depends on them."""
+    """The run as JUnit XML; times are zero, since no verdict depends on them."""
     root = ET.Element("testsuites", name="vfiocert")
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     for device in run.devices:

@@ -21,7 +21,7 @@ _RESULT = {
 
 
 def _plain(text: str, limit: int = 300) -> str:
-    # A number sign would start the directive.
+    # A number sign would start a directive.
     return one_line(text, limit).replace("#", "no.")
 
 

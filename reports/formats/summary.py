@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run came to, on the terminal: colours where there is one, plain lines elsewhere."""
+"""The summary of a run for the terminal: in colour on a terminal, plain elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_DEVICES = 200
 
 
 def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
-    """Lines with the verdict that colours each (or an empty one)."""
+    """The lines, each with the verdict that colours it, or with an empty verdict."""
     rows: list[tuple[str, str]] = []
     shown = 0
     for device in run.devices[:_MAX_DEVICES]:
@@ -80,12 +80,12 @@ def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
 
 
 def summary_lines(run: Run, out_dir: str = "") -> list[str]:
-    """The summary as plain lines; `out_dir` is what replay commands and the list of reports name."""
+    """The summary as plain lines; `out_dir` is the folder that replay commands and report paths name."""
     return [text for _, text in _rows(run, out_dir)]
 
 
 def print_summary(run: Run, out_dir: str = "", file: TextIO | None = None) -> None:
-    """Prints the summary to `file` (standard output), coloured where that is a terminal."""
+    """Print the summary to `file` (default: standard output), in colour if that is a terminal."""
     stream = file or sys.stdout
     if not stream.isatty():
         for line in summary_lines(run, out_dir):
