@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on the cdev: before BIND, BIND, ATTACH and DETACH, and what their structs must look like.
+"""Experiments on the cdev: before BIND, BIND, ATTACH and DETACH, and the format of their structs.
 
-What may succeed is known to `harness.oracle.ownership_rules`; an experiment only has to bring it about.
+`harness.oracle.ownership_rules` decides what may succeed; an experiment only makes the calls.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def attach_and_detach_check_their_structs(subject: Subject) -> Iterator[History]
 
 @experiment("ACC-003", "ACC-005", "ACC-021", "ACC-041", own_open=True)
 def an_answer_that_cannot_be_written_is_a_failure(subject: Subject) -> Iterator[History]:
-    """Structs in memory that can be read only, and in none."""
+    """Steps: BIND and ATTACH with structs in read-only memory, or none.  Verify: refused, no effect."""
     h = History(subject)
     d, i = h.cdev(), h.iommufd()
     h.op("ioctl", fd=d, nr=vfio.VFIO_DEVICE_BIND_IOMMUFD, arg=0)

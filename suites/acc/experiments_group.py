@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on the group: container, device fds, status, and its exclusion with the cdev."""
+"""Experiments on the group: its container, device fds and status, and that it excludes the cdev."""
 
 from __future__ import annotations
 
@@ -242,7 +242,9 @@ def a_container_gives_little_by_itself(subject: Subject) -> Iterator[History]:
 
 @experiment("ACC-074", "ACC-075", "ACC-093", "ACC-104", own_open=True)
 def an_iommufd_can_be_a_groups_container(subject: Subject) -> Iterator[History]:
-    """What is open is closed before a second user could come: in Linux 7.2 that one, with a container, made
+    """Steps: use a device of a group that has an iommufd.  Verify: it works, other users are refused.
+
+    Every fd is closed before there is a second user: in Linux 7.2 a second user with a container made
     vfio_group_unuse_container() put a reference that nobody had taken.
     """
     if not subject.has("group"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random histories of several processes, in a definite order and at the same time."""
+"""Random histories of several processes: one step after the other, and at the same time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ HISTORIES = 30
 CONTESTS = 8
 TURMOILS = 6
 LEAST = 10
-"""Histories tried however long one takes; a device whose every open resets it takes its time."""
+"""Histories tried however long each takes: a device that is reset by every open is slow."""
 SHARE = 0.04
-"""Of the budget of a device."""
+"""Share of the device's budget."""
 
 
 @experiment(
@@ -30,7 +30,7 @@ SHARE = 0.04
 def whoever_does_what_the_device_has_one_owner_at_most(
     subject: Subject, search: Search, budget_s: float
 ) -> None:
-    """Several processes, one step after the other; fewer histories where every open takes long."""
+    """Run histories in a definite order; fewer where opening the device is slow."""
     begun = time.monotonic()
     search.each(made_by(history, subject), LEAST, own=True, log_every=LEAST)
     cost_s = (time.monotonic() - begun) / LEAST

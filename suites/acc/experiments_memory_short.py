@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each way to a device, with one allocation of one of its system calls failing (/proc/thread-self/fail-nth).
+"""Each way to open a device, with one allocation of one system call failing (/proc/thread-self/fail-nth).
 
-What failed has left nothing behind: repeated, it succeeds, and so does what comes after it.  That the device
-is free again shows in the next program, which takes the other way to it.
+A failed call must leave nothing behind: repeated, it succeeds, and so do the calls after it.  That the device
+is free again shows in the next program, which opens it another way.
 
-The first open of a PCI device is left out: it has the firmware's methods interpreted (pci_enable_device()),
-and ACPICA does not survive a failed allocation (7.2.12: acpi_ut_update_object_reference() faults at a later
-close), which says nothing of VFIO.
+The first open of a PCI device is left out: pci_enable_device() runs ACPI methods of the firmware, and ACPICA
+does not survive a failed allocation (7.2.12: acpi_ut_update_object_reference() faults at a later close),
+which says nothing about VFIO.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.uapi import vfio
 
 _Step = tuple[str, dict[str, Any]]
 _DEEPEST = 24
-"""So many allocations of each step fail, one at a time."""
+"""How many allocations of each step are made to fail, one at a time."""
 _TYPE1V2 = vfio.VFIO_TYPE1v2_IOMMU
 _FIRST_OPEN = ("bind", "group_get_device_fd")
 _PAGE, _IOVA = 4096, 0x100_0000
@@ -58,12 +58,12 @@ _GROUP: _Way = (
      (("iommu", {"cmd": "VFIO_IOMMU_UNMAP_DMA", "fd": "c", "set": {**_UNMAP, "argsz": 24}}),)),
     (("iommu", {"cmd": "VFIO_IOMMU_GET_INFO", "fd": "c", "set": {"argsz": 4096}}), ()),
 )  # fmt: skip
-"""Steps, each with what takes it back."""
+"""Steps, each with the operations that undo it."""
 
 
 @experiment("ACC-160", needs=("fault_injection",), own_open=True)
 def each_step_short_of_memory(subject: Subject) -> Iterator[Script]:
-    """A program for each step of each way."""
+    """Steps: make each step of each way fail once.  Verify: it succeeds when repeated, as do later steps."""
     ways = [_CDEV]
     if subject.has("group"):
         ways.append(_COMPAT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on what keeps a device in use and what frees it: dup, fork, SCM_RIGHTS, exec, SIGKILL."""
+"""Experiments on what keeps a device in use, and what frees it: dup, fork, SCM_RIGHTS, exec, SIGKILL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from suites.acc.program import MAIN, History
 
 
 def _kept(h: History, device: str = "", proc: str = MAIN) -> None:
-    """Somebody holds the device: nobody else gets it, and (with `device`) the holder can use it."""
+    """Try to open a device that is held: others are refused, and (with `device`) the holder can use it."""
     h.try_group()
     h.try_cdev()
     if device:

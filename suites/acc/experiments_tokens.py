@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on VF tokens: `dev0` is a VF, `dev1` its PF, and VFIO has both."""
+"""Experiments on VF tokens: `dev0` is a VF, `dev1` its PF, and both are bound to VFIO."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TYPE1 = vfio.VFIO_TYPE1_IOMMU
 
 
 class _Pair(Script):
-    """A program that has an iommufd, and opens VF and PF as it goes; tokens are drawn from the seed."""
+    """A program with an iommufd that opens VF and PF when told; tokens are drawn from the seed."""
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(fresh=False)
@@ -26,13 +26,13 @@ class _Pair(Script):
         self.op("open_iommufd", out="i")
 
     def bound(self, dev: str, token: str | None = None) -> tuple[int, str]:
-        """Open the cdev of `dev` and try to bind it; the index of BIND, the slot."""
+        """Open the cdev of `dev` and try to bind it; returns the index of BIND and the slot."""
         slot = self.slot(dev)
         self.op("open_cdev", dev=dev, out=slot)
         return self.op("bind", fd=slot, iommufd="i", token=token), slot
 
     def set_token(self, pf: str, token: str) -> int:
-        """Set the PF's token as a feature."""
+        """Set the PF's token with VFIO_DEVICE_FEATURE."""
         return self.op("feature", fd=pf, flags=FEATURE_SET | _FEATURE, payload=token)
 
     def refused(self, clause: str, index: int, words: str, when: When) -> None:
@@ -40,7 +40,7 @@ class _Pair(Script):
         self.is_refused(clause, index, expected=words).when(*when)
 
     def works(self, clause: str, index: int, slot: str, words: str, when: When) -> None:
-        """Claim that a binding succeeded, and that the device answers."""
+        """Claim that a BIND succeeded and that the device then answers."""
         self.succeeds(clause, index, words).when(*when)
         info = self.op("device_info", fd=slot)
         self.succeeds(clause, info, "the device answers").when(*when, succeeded(index))

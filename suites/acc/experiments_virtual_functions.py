@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VF tokens, and virtual functions made by a PF that is a VFIO device itself."""
+"""VF tokens, and virtual functions created by a PF that is itself a VFIO device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROVISION_S = 60.0
 
 @experiment("ACC-152", "ACC-153", "ACC-154", needs=("vf_token_pair",))
 def a_vfio_pf_makes_virtual_functions(rig: Rig) -> None:
-    """VFs made, taken away and made again by vfio-pci; then refused without enable_sriov."""
+    """Steps: create a VF with vfio-pci, remove it, create it again; then without enable_sriov: refused."""
     connection: Any = rig.connection
     agent, vf = connection.agent, dict(connection.ready.wire)
     pf = {"pci": str(rig.capabilities["names"]["dev1"])}
@@ -35,7 +35,7 @@ def a_vfio_pf_makes_virtual_functions(rig: Rig) -> None:
 
 
 def _refused(agent: Any, pf: dict[str, str]) -> bool:
-    """Whether the PF's driver makes no VF; LabError where something else went wrong."""
+    """Whether the PF's driver creates no VF; LabError if something else went wrong."""
     try:
         agent.call("sriov", deadline_s=_PROVISION_S, device=pf, numvfs=1)
     except LabError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the programs of this chapter: what several processes do with the descriptors of a device."""
+"""Builds the programs of this chapter: several processes use a device's descriptors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _TYPE1 = vfio.VFIO_TYPE1_IOMMU
 class History(Script):
     """A program that opens everything itself; `harness.oracle.access` judges each of its operations.
 
-    `proc` is the process that acts: MAIN, or an actor forked before.  Slots of a process are its own; a
-    forked one starts with copies.
+    `proc` is the process that acts: MAIN, or an actor forked earlier.  Each process has its own slots; a
+    forked process starts with copies of them.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -38,37 +38,37 @@ class History(Script):
 
     # -- whole steps
     def cdev(self, proc: str = MAIN, dev: str = "dev0", **args: Any) -> str:
-        """Open the cdev; the slot."""
+        """Open the cdev; returns the slot."""
         out = self.slot("d")
         self.do(proc, "open_cdev", dev=dev, out=out, **args)
         return out
 
     def iommufd(self, proc: str = MAIN) -> str:
-        """Open an iommufd; the slot."""
+        """Open an iommufd; returns the slot."""
         out = self.slot("i")
         self.do(proc, "open_iommufd", out=out)
         return out
 
     def ioas(self, iommufd: str, proc: str = MAIN) -> str:
-        """Allocate an IOAS; its integer slot."""
+        """Allocate an IOAS; returns the slot of its id."""
         out = self.slot("as")
         self.do(proc, "ioas_alloc", fd=iommufd, out=out)
         return out
 
     def bound(self, proc: str = MAIN, dev: str = "dev0", **args: Any) -> tuple[str, str]:
-        """Open the cdev and bind it to a new iommufd; the slots of both."""
+        """Open the cdev and bind it to a new iommufd; returns the slots of both."""
         device, iommufd = self.cdev(proc, dev, **args), self.iommufd(proc)
         self.do(proc, "bind", fd=device, iommufd=iommufd)
         return device, iommufd
 
     def group(self, proc: str = MAIN, dev: str = "dev0", **args: Any) -> str:
-        """Open the group of `dev`; the slot."""
+        """Open the group of `dev`; returns the slot."""
         out = self.slot("g")
         self.do(proc, "open_group", dev=dev, out=out, **args)
         return out
 
     def container(self, group: str, proc: str = MAIN) -> str:
-        """Set a new container with a type1 IOMMU to the group; its slot."""
+        """Set a new container with a type1 IOMMU for the group; returns its slot."""
         out = self.slot("c")
         self.do(proc, "open_container", out=out)
         self.do(proc, "group_set_container", fd=group, container=out)
@@ -76,7 +76,7 @@ class History(Script):
         return out
 
     def given(self, group: str, proc: str = MAIN, dev: str = "dev0") -> str:
-        """A device fd from the group; its slot."""
+        """Get a device fd from the group; returns its slot."""
         out = self.slot("d")
         self.do(proc, "group_get_device_fd", fd=group, dev=dev, out=out)
         return out
@@ -91,29 +91,29 @@ class History(Script):
             self.do(proc, "close", fd=slot)
 
     def fork(self) -> str:
-        """Fork a process that has copies of all descriptors; its name."""
+        """Fork a process with copies of all descriptors; returns its name."""
         actor = self.slot("p")
         self.op("fork", actor=actor)
         return actor
 
     def ends(self, actor: str, how: str = "kill") -> None:
-        """The process ends by SIGKILL or by exit, and is waited for."""
+        """End the process by SIGKILL or exit, and wait for it."""
         self.op(how, actor=actor)
         self.op("wait", actor=actor, timeout_ms=5000)
 
     def try_group(self) -> None:
-        """Try to open the group, and close it where that worked: who holds a device keeps others out."""
+        """Try to open the group (refused while the device is held), and close it if that worked."""
         if self.subject.has("group"):
             slot = self.group()
             self.op("close", fd=slot)
 
     def try_cdev(self, dev: str = "dev0") -> None:
-        """Try to bind the device through an fd of our own."""
+        """Try to bind the device through a new cdev fd, and close it."""
         device, iommufd = self.bound(dev=dev)
         self.close(device, iommufd)
 
     def free(self) -> None:
-        """Everything is closed by now: each way to the device is tried, one after the other."""
+        """Use each way to the device, one after the other; everything must be closed by now."""
         for dev in self.groups:
             device, iommufd = self.bound(dev=dev)
             self.uses(device)
@@ -124,7 +124,7 @@ class History(Script):
             self.close(group)
 
     def race(self, lanes: Sequence[tuple[str, Sequence[tuple[str, dict[str, Any]]]]]) -> None:
-        """Let processes (or threads of main) act at the same time, between two points where all wait."""
+        """Run processes (or threads of main) at the same time, between two barriers."""
         parties = len(lanes) + 1
         names = [f"race{n}" for n in range(len(lanes))]
         for name, (proc, ops) in zip(names, lanes, strict=True):
@@ -140,7 +140,7 @@ class History(Script):
         self.op("barrier", name="done", parties=parties)
 
     def to_json(self) -> dict[str, Any]:
-        """The program, with what its judge must know of the devices."""
+        """The program with what its judge must know about the devices."""
         emulated = not self.subject.has("physical_iommu")
         names = dict(self.subject.capabilities.get("names") or {})
         world = {"groups": self.groups, "emulated": emulated, "names": names}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random histories: several processes open, bind, attach, pass on, close and die, one after the other.
 
-What is drawn need not be legal: `harness.oracle.ownership_rules` knows which of it must succeed and which
-must be refused.  Every history ends with everybody gone, and then the device must be free.
+The steps need not be legal: `harness.oracle.ownership_rules` decides which must succeed and which must be
+refused.  At the end of every history all processes have ended and closed everything; then the device must be
+free.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TYPES = (*[vfio.VFIO_TYPE1_IOMMU] * 3, vfio.VFIO_TYPE1v2_IOMMU, 0x7FFF0000)
 
 @dataclass
 class _Slots:
-    """The slots of one process, by kind, as far as they may exist."""
+    """The slots of one process by kind; some may be empty, if the call that fills them failed."""
 
     cdev: list[str] = field(default_factory=list)
     iommufd: list[str] = field(default_factory=list)
@@ -34,7 +35,7 @@ class _Slots:
     device: list[str] = field(default_factory=list)
 
     def any_fd(self) -> list[tuple[str, str]]:
-        """(kind, slot) of each descriptor."""
+        """Kind and slot of each descriptor."""
         return [(k, s) for k in ("cdev", "iommufd", "group", "container", "device") for s in getattr(self, k)]
 
 
@@ -179,12 +180,12 @@ class _Generator:
 
 
 def history(subject: Subject) -> History:
-    """One random history of one to four processes in a definite order."""
+    """One random history of one to four processes, one step after the other."""
     return _Generator(subject).run()
 
 
 def contest(subject: Subject) -> History:
-    """Two to four processes or threads claim the same free device at the same time."""
+    """Two to four processes or threads try to claim the same free device at the same time."""
     h, rng = History(subject), subject.rng
     dev = rng.choice(sorted(h.groups))
     count = rng.randint(2, 4)
@@ -211,7 +212,7 @@ def _claim(h: History, rng: Random, dev: str, cdev: str, iommufd: str) -> list[t
 
 
 def turmoil(subject: Subject) -> History:
-    """Two or three processes or threads claim and let go, again and again, at the same time."""
+    """Two or three processes or threads claim and release devices repeatedly, at the same time."""
     h, rng = History(subject), subject.rng
     iommufd = h.iommufd()
     slots: list[str] = []
