@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on the configuration space: what is fixed, what is virtualised, what switches things off."""
+"""Experiments on the configuration space: fixed and virtualised registers, and bits that disable things."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def address_registers_tell_the_size_of_their_region(subject: Subject) -> Iterato
         wide = not old & 1 and bool(kind & _MEM64)
         mask = ~(size - 1) & ((1 << 64) - 1)
         wanted = le((mask & ~low & _ALL_ONES) | kind, 4)
-        if old & 1:  # the upper half of an I/O address need not be there
+        if old & 1:  # the upper half of an I/O address is optional
             short = le((mask & ~low & 0xFFFF) | kind, 4)
             b.is_one_of("DEV-041", i, "hex", [wanted, short], f"the size {size:#x} of region {n}")
         else:
@@ -121,7 +121,7 @@ def the_command_register_switches(subject: Subject) -> Iterator[Bench]:
 
 
 def _commands(value: int, bits: int) -> list[str]:
-    """Every content of the command register in which `bits` are as in `value`."""
+    """Every content of the command register whose `bits` are those of `value`."""
     free = [1 << n for n in range(11) if not bits & 1 << n]
     found = [value & bits]
     for bit in free:
@@ -191,7 +191,7 @@ def lists_of_capabilities_end(subject: Subject) -> Iterator[Bench]:
 
 
 def _msi_controls(count: int) -> list[str]:
-    """Contents of MSI's message control that say `count` vectors, or the power of two above it."""
+    """Contents of MSI's message control that announce `count` vectors, or the next power of two."""
     log = max(0, count - 1).bit_length()
     return [le((v & ~0x0E) | log << 1, 2) for v in range(0x200)]
 
@@ -278,7 +278,7 @@ def a_function_level_reset_can_be_asked_for(subject: Subject) -> Iterator[Bench]
 
 @experiment("DEV-055", own_open=True)
 def any_write_leaves_the_device_to_its_user(subject: Subject) -> Iterator[Bench]:
-    """All places of the configuration space, values of every kind and width."""
+    """Steps: write random values all over the configuration space.  Verify: the device still answers."""
     if not subject.has("pci_api"):
         return
     data = bytes.fromhex(subject.capabilities["config"])

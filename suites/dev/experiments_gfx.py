@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A device with a display: planes, frame buffers in a region or as a dma-buf, and the monitor's EDID.
 
-Types of planes as in include/drm/drm_plane.h, enum drm_plane_type.
+Plane types are those of include/drm/drm_plane.h, enum drm_plane_type.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def a_plane_is_described_or_disabled(subject: Subject) -> Iterator[Bench]:
 
 
 def _described(b: Bench, kind: int, plane: int) -> int:
-    """Ask for a plane and claim what holds for every answer; the index."""
+    """Ask for a plane and claim what holds for every answer; returns the index."""
     i = _plane(b, kind, plane)
     b.succeeds("DEV-143", i, f"plane {plane}, also where it is disabled")
     disabled = [(i, "errno", "==", 0), (i, "drm_format", "==", 0)]
@@ -116,7 +116,7 @@ def a_frame_buffer_is_given_as_a_dma_buf(subject: Subject) -> Generator[Bench, J
     _switch(b, True)
     b.op("mmap", fd="d", region=b.subject.capabilities["frame_buffer"] - 1, off=0, n=_PAGE, out="fb")
     b.op("mem_write", mem="fb", off=64, hex=data)
-    _plane(b, kind)  # where the first question is not answered (DEV-143), the second may be
+    _plane(b, kind)  # where the first query fails (DEV-143), the second may work
     i = _plane(b, kind, out="id")
     given = (i, "errno", "==", 0)
     b.succeeds("DEV-146", b.op("gfx_dmabuf", fd="d", id="id", out="x"), "an fd for the plane's id").when(
@@ -126,14 +126,14 @@ def a_frame_buffer_is_given_as_a_dma_buf(subject: Subject) -> Generator[Bench, J
         none = b.op("gfx_dmabuf", fd="d", id=number, out=b.slot("x"))
         b.is_refused("DEV-147", none, expected=f"id {number:#x}").when((i, "region_index", "!=", number))
     mapped = b.op("mmap", fd="x", off=0, n=_PAGE, out="shown", prot=["READ"])
-    seen = [given, (mapped, "errno", "==", 0)]  # nothing says that every dma-buf can be mapped
+    seen = [given, (mapped, "errno", "==", 0)]  # no rule says that every dma-buf can be mapped
     before = b.op("mem_read", mem="shown", off=64, n=64)
     b.equals("DEV-148", before, "hex", data, "what the frame buffer held before").when(*seen)
     b.op("mem_write", mem="fb", off=256, hex=data)
     later = b.op("mem_read", mem="shown", off=256, n=64)
     b.equals("DEV-148", later, "hex", data, "what is written to the frame buffer").when(*seen)
     _switch(b, False)
-    # The last user of the frame buffer is whoever has the dma-buf: nothing may break then.
+    # Close the device first: the dma-buf is then the last user of the frame buffer, and must still work.
     b.op("munmap", mem="fb")
     b.op("close", fd="d")
     b.op("mem_read", mem="shown", off=64, n=64)
@@ -142,7 +142,7 @@ def a_frame_buffer_is_given_as_a_dma_buf(subject: Subject) -> Generator[Bench, J
     verdict = yield b
     if not verdict.checked["DEV-148"]:
         subject.undecided["DEV-148"] = "the dma-buf was not given, or cannot be mapped, to look into it"
-    # Each call gives a new fd, and each fd is closed for itself.
+    # Each call gives a new fd; closing one must not affect the other.
     b = Bench(subject)
     _switch(b, True)
     _plane(b, kind)
@@ -158,7 +158,7 @@ def a_frame_buffer_is_given_as_a_dma_buf(subject: Subject) -> Generator[Bench, J
 
 
 def _edid(serial: int) -> bytes:
-    """An EDID 1.4 of one block without any mode: a device may look whether it is one."""
+    """A valid EDID 1.4 of one block without any mode: the device may check it."""
     head = bytes.fromhex("00ffffffffffff00") + b"\x58\xc3\x01\x00"
     body = head + serial.to_bytes(4, "little") + bytes((1, 30, 1, 4))
     body += bytes(_BLOCK - 1 - len(body))

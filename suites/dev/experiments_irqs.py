@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on interrupts: what SET_IRQS takes, loopback, and lines and messages of the device itself."""
+"""Experiments on interrupts: what SET_IRQS accepts, loopback, and the device's own INTx and MSI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGE = 0x40000000
 
 
 def _counts(subject: Subject) -> dict[int, int]:
-    """Interrupts of each index that has some and signals by eventfd."""
+    """Number of interrupts of each index that has some and signals by eventfd."""
     if not subject.has("pci_api"):
         return {}
     names = {INTX: "irq_intx", MSI: "irq_msi", MSIX: "irq_msix"}

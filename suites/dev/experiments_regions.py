@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on device info and regions: what they say, and that read, write and mmap keep to it."""
+"""Experiments on device info and regions: what they report, and that read, write and mmap match it."""
 
 from __future__ import annotations
 
@@ -118,11 +118,13 @@ def regions_lie_apart(subject: Subject) -> Iterator[Bench]:
 
 @experiment("DEV-025", "DEV-028", "DEV-029", "DEV-030", "DEV-031", own_open=True)
 def accesses_stay_inside_their_region(subject: Subject) -> Generator[Bench, Judgement, None]:
-    """First reads close to the end, then far away, then writes: a driver that gives away what lies behind its
-    buffers (which is found by the first) would be made to crash the host by the others.
+    """Steps: read behind each region, then far away, then write there.  Verify: no data, nothing taken.
+
+    The order protects the host: a driver that gives access behind its buffers is found by the first reads,
+    and the later accesses could make it crash the host.
     """
     b = Bench(subject)
-    for region in reversed(b.regions):  # the configuration space first: what lies behind it matters most
+    for region in reversed(b.regions):  # the configuration space first: an access behind it matters most
         index, size, offset, flags = (int(region[k]) for k in ("index", "size", "offset", "flags"))
         if index == _VGA:
             continue
@@ -135,7 +137,7 @@ def accesses_stay_inside_their_region(subject: Subject) -> Generator[Bench, Judg
             width = 4 if size >= 4 else 1
             i = b.read(index, 0, width)
             b.equals("DEV-025", i, "n", width, f"{width} bytes from region {index}")
-            if _nobodys(b, offset + size):  # else it is the next region's
+            if _nobodys(b, offset + size):  # else it is in the next region
                 i = b.op("pread", fd="d", off=offset + size - min(size, 2), n=4)
                 b.at_most("DEV-028", i, "ret", min(size, 2), "no more than is left of the region")
         for beyond in (0, 4):
@@ -181,7 +183,7 @@ def _takes_none(b: Bench, clause: str, off: int, words: str) -> None:
 
 
 def _far_places(b: Bench) -> Iterator[tuple[str, int, str]]:
-    """(clause, offset, words) of places far behind regions, and where there is none."""
+    """(clause, offset, words) of places far behind a region, and of places outside all regions."""
     for region in b.regions:
         index, size, offset = (int(region[k]) for k in ("index", "size", "offset"))
         for beyond in (1 << 20, (1 << _SHIFT) - size - 8):
@@ -194,7 +196,7 @@ def _far_places(b: Bench) -> Iterator[tuple[str, int, str]]:
 
 
 def _overlays(b: Bench, off: int) -> bool:
-    """Whether another region has these bytes: the offset of an empty one may be anything (mdpy's is 0)."""
+    """Whether another region covers these bytes: an empty region may have any offset (in mdpy 0)."""
     return any(r["offset"] < off + 4 and off < r["offset"] + r["size"] for r in b.regions)
 
 
@@ -204,7 +206,7 @@ def _nobodys(b: Bench, off: int) -> bool:
 
 
 def _quiet(subject: Subject, index: int) -> bool:
-    """Whether reading the ends of the region does nothing that this chapter would have to undo."""
+    """Whether reading the ends of the region has no side effect that this chapter would have to undo."""
     return not (subject.has("uart") and index < 6)
 
 
@@ -230,7 +232,7 @@ def what_can_be_mapped_is_what_the_region_says(subject: Subject) -> Iterator[Ben
 
 
 def _areas(region: dict[str, Any]) -> list[tuple[int, int]]:
-    """What can be mapped of a region: its sparse areas, or all."""
+    """The parts of a region that can be mapped: its sparse areas, or all of it."""
     caps = bytes.fromhex(region.get("caps_hex") or "")
     if len(caps) >= 16 and struct.unpack_from("=H", caps)[0] == 1:
         room = (len(caps) - 16) // 16
@@ -293,8 +295,10 @@ def _keeps(b: Bench, scratch: dict[str, Any], value: int) -> None:
 
 @experiment("DEV-034", own_open=True)
 def an_empty_receiver_gives_the_same_whatever_was_done_before(subject: Subject) -> Iterator[Bench]:
-    """Register 0 of a 16550 is the receiver; bit 0 of register 5 says whether something is in it.  What a
-    read of the empty one gives is not said, but it is the device's own and no remains of other calls.
+    """Steps: read the empty receiver of a 16550 after other reads.  Verify: it always returns the same value.
+
+    Register 0 is the receiver; bit 0 of register 5 says whether it holds data.  The value of an empty
+    receiver is not specified, but it must be the device's own and not left over from another call.
     """
     if not subject.has("uart"):
         return
@@ -307,7 +311,7 @@ def an_empty_receiver_gives_the_same_whatever_was_done_before(subject: Subject) 
     for n in (1, 2, 4):
         first = b.op("pread", fd="d", off=places[0], n=n)
         for number in range(8):
-            # A read of something else right before, whose value could have been left somewhere.
+            # First read something else, whose value could be left over.
             b.op("pread", fd="d", off=places[CONFIG] + 4 * number, n=n)
             again = b.op("pread", fd="d", off=places[0], n=n)
             b.equals(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on reset, ioeventfds, low power, and memory exported as dma-buf."""
+"""Experiments on reset, ioeventfds, low power, and device memory exported as a dma-buf."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reset_is_what_the_flag_says(subject: Subject) -> Iterator[Bench]:
 def _ioeventfd(
     b: Bench, offset: int, value: int, fd: str | int, flags: int = _TYPE32, argsz: int = 32
 ) -> int:
-    """VFIO_DEVICE_IOEVENTFD; the index."""
+    """Append VFIO_DEVICE_IOEVENTFD; returns the index."""
     return b.op("ioeventfd", fd="d", off=offset, value=value, eventfd=fd, flags=flags, argsz=argsz)
 
 
@@ -161,7 +161,7 @@ def low_power_lets_the_device_be_used(subject: Subject) -> Iterator[Bench]:
             i = b.op("feature", fd="d", flags=FEATURE_SET | feature)
             b.succeeds("DEV-115", i, "LOW_POWER_ENTRY succeeds")
         if memory >= 0 and not payload:
-            # With a wake-up, coming out of the call may have ended low power already.
+            # With a wake-up, returning from the call may have ended low power already.
             b.is_refused(
                 "DEV-116", b.op("mem_read", mem="m", n=4, width=4), expected="the mapping gives no access"
             )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A device that says it is a 16550 (PCI class 0700h, interface 02h) has the registers of one.
+"""A device whose PCI class is that of a 16550 (0700h, interface 02h) has the registers of one.
 
-Register numbers and bits as in include/uapi/linux/serial_reg.h; what they mean is in the data sheet of the
-PC16550D.  All is tried in loopback (MCR bit 4), where what is transmitted is received and nothing else is.
+Register numbers and bits as in include/uapi/linux/serial_reg.h; their meaning is in the data sheet of the
+PC16550D.  Everything is tried in loopback (MCR bit 4): the port receives what it transmits, and nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EVEN = [le(v, 1) for v in range(0, 256, 2)]
 
 
 def _ports(subject: Subject) -> list[int]:
-    """Regions that are a port: the first, and the second where it has the size of one."""
+    """Regions that are a port: the first, and the second if it has the size of one."""
     if not subject.has("uart"):
         return []
     sizes = {int(r["index"]): int(r["size"]) for r in subject.capabilities.get("regions") or ()}
@@ -33,11 +33,11 @@ def _ports(subject: Subject) -> list[int]:
 
 
 def _quiet(subject: Subject, port: int) -> Bench:
-    """A bench whose port is in loopback, with empty FIFOs, and enables no interrupt."""
+    """A bench with the port in loopback, its FIFOs empty and its interrupts disabled."""
     b = Bench(subject)
     for register, value in ((_LCR, 3), (_IER, 0), (_MCR, _LOOP), (_FCR, 7)):
         b.write(port, register, value, 1)
-    for _ in range(_FIFO):  # a receiver whose FIFO cannot be cleared
+    for _ in range(_FIFO):  # in case the FIFO cannot be cleared
         b.read(port, _DATA, 1)
     return b
 
@@ -156,7 +156,7 @@ def _armed(subject: Subject, port: int, sources: int) -> Bench:
     b.succeeds("DEV-134", b.trigger_fds(INTX, 0, ["e"]), "an eventfd for INTx")
     b.write(port, _MCR, _LOOP | _OUT2, 1)
     b.write(port, _IER, sources, 1)
-    b.op("eventfd_read", fd="e")  # enabling may have told of what was there
+    b.op("eventfd_read", fd="e")  # enabling may have signalled what was pending
     b.unmask()
     return b
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A device opened for one program of this chapter, and short names for what is done to it."""
+"""A device opened for one program of this chapter, with short methods for its operations and claims."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def le(value: int, width: int) -> str:
 
 
 class Bench(Script):
-    """A program whose slot `d` is the device, opened, bound and attached by the program itself."""
+    """A program that opens, binds and attaches the device itself, in slot `d`."""
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(fresh=False)
@@ -38,7 +38,7 @@ class Bench(Script):
         self.op("open_cdev", dev="dev0", out="d")
         self.op("bind", fd="d", iommufd="i")
         self.op("attach", fd="d", pt="ioas")
-        # Some drivers (mtty) learn the number of interrupts only when the info is asked for.
+        # Some drivers (mtty) set the number of interrupts only when the info is read.
         self.op("device_info", fd="d")
 
     def to_json(self) -> dict[str, Any]:
@@ -57,25 +57,25 @@ class Bench(Script):
 
     # -- registers
     def read(self, region: int, off: int, n: int = 4) -> int:
-        """Read a register; the index."""
+        """Read a register; returns the index."""
         return self.op("region_read", fd="d", region=region, off=off, n=n, width=n)
 
     def write(self, region: int, off: int, value: int | str, n: int = 4) -> int:
-        """Write a register; the index."""
+        """Write a register; returns the index."""
         data = value if isinstance(value, str) else le(value, n)
         return self.op("region_write", fd="d", region=region, off=off, hex=data, width=n)
 
     def config(self, off: int, n: int = 4) -> int:
-        """Read a register of the configuration space."""
+        """Read a register of the configuration space; returns the index."""
         return self.read(CONFIG, off, n)
 
     # -- interrupts
     def irqs(self, flags: int, index: int, start: int, count: int, **args: Any) -> int:
-        """SET_IRQS; the index."""
+        """Append SET_IRQS; returns the index."""
         return self.op("set_irqs", fd="d", index=index, start=start, count=count, flags=flags, **args)
 
     def eventfd(self, name: str) -> str:
-        """A new eventfd."""
+        """Make a new eventfd; returns the slot."""
         self.op("eventfd", out=name)
         return name
 
@@ -84,11 +84,11 @@ class Bench(Script):
         return self.irqs(_EVENTFD | _TRIGGER, index, start, len(fds), fds=list(fds))
 
     def loopback(self, index: int, start: int, count: int) -> int:
-        """Trigger by software."""
+        """Trigger interrupts by software."""
         return self.irqs(_NONE | _TRIGGER, index, start, count)
 
     def loopback_some(self, index: int, start: int, marks: Sequence[int]) -> int:
-        """Trigger those that are marked."""
+        """Trigger the marked interrupts by software."""
         return self.irqs(_BOOL | _TRIGGER, index, start, len(marks), hex=bytes(marks).hex())
 
     def disable(self, index: int) -> int:
@@ -104,7 +104,7 @@ class Bench(Script):
         return self.irqs(_NONE | _UNMASK, index, 0, 1)
 
     def signalled(self, clause: str, fd: str, words: str, *when: tuple[int, str, str, Any]) -> int:
-        """Claim that the eventfd is signalled, which may take a while."""
+        """Claim that the eventfd is signalled; it may take a while."""
         i = self.op("eventfd_read", fd=fd, timeout_ms=_SIGNAL_MS)
         self.succeeds(clause, i, words).when(*when)
         return i
@@ -116,11 +116,11 @@ class Bench(Script):
         return i
 
     def raises(self, key: str = "irq_source") -> int:
-        """Have the device assert its interrupt."""
+        """Make the device assert its interrupt."""
         source = self.subject.capabilities[key]
         return self.write(source["region"], source["raise"][0], source["raise"][1])
 
     def lowers(self, key: str = "irq_source") -> int:
-        """Have the device deassert it."""
+        """Make the device deassert its interrupt."""
         source = self.subject.capabilities[key]
         return self.write(source["region"], source["ack"][0], source["ack"][1])
