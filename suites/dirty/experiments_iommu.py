@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dirty tracking in the IOMMU's page tables: one experiment for each rule."""
+"""Experiments on dirty tracking in the IOMMU's page tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HUGE_MEMORY = {"flags": ["SHARED", "ANONYMOUS", "HUGETLB"]}
 
 @experiment("DIRTY-100", "DIRTY-103", own_open=True)
 def a_table_with_tracking_is_allocated_attached_and_switched(subject: Subject) -> Iterator[Script]:
-    """A page table with dirty tracking is had, and tracking is toggled at will."""
+    """Steps: allocate and attach a page table with dirty tracking, switch tracking on and off."""
     if not subject.has("mock"):
         return
     script, dirtier = Script(fresh=False), MockDirtier()
@@ -39,7 +39,7 @@ def a_table_with_tracking_is_allocated_attached_and_switched(subject: Subject) -
 
 @experiment("DIRTY-101", "DIRTY-102", own_open=True)
 def a_device_without_tracking_gets_no_tracked_table(subject: Subject) -> Iterator[Script]:
-    """Neither by allocation nor by attaching to another device's table."""
+    """Verify: it gets none by allocating one, nor by attaching to another device's."""
     script = Script(fresh=False)
     if subject.has("mock"):
         MockDirtier().open(script)
@@ -59,7 +59,7 @@ def a_device_without_tracking_gets_no_tracked_table(subject: Subject) -> Iterato
 
 
 def _bound(script: Script) -> None:
-    """The VFIO device itself, bound to an iommufd: slots `f`, `a`, `dev`."""
+    """Append binding the VFIO device itself to an iommufd: slots `f`, `a`, `dev`."""
     script.op("open_iommufd", out="f")
     script.op("ioas_alloc", fd="f", out="a")
     script.op("open_cdev", dev="dev0", out="x")
@@ -90,7 +90,7 @@ def a_table_without_the_flag_is_not_tracked(subject: Subject) -> Iterator[Script
     own_open=True,
 )  # fmt: skip
 def what_was_written_is_reported_and_cleared(subject: Subject) -> Iterator[Script]:
-    """Reports with NO_CLEAR, then clearing, then none, at every size of page and entry."""
+    """Steps: at every page size, report with NO_CLEAR twice, then report and clear, then report again."""
     for huge in (True, False):
         for page in _SIZES:
             table = TrackedTable(MockDirtier(), huge=huge)
@@ -109,7 +109,7 @@ def what_was_written_is_reported_and_cleared(subject: Subject) -> Iterator[Scrip
 
 @experiment("DIRTY-110", "DIRTY-116", "DIRTY-117", "DIRTY-118", own_open=True)
 def a_bitmap_may_lie_anywhere_and_hold_anything(subject: Subject) -> Iterator[Script]:
-    """Bitmaps at odd places of a page, across pages, with bits in them, of any number of bits."""
+    """Steps: bitmaps of many lengths at odd offsets, across pages, some with bits already set."""
     table = TrackedTable(MockDirtier(), huge=False)
     table.map(0, MEMORY_BYTES)
     for at in (0, 8, 64, 2040, 4064, 4088):
@@ -125,7 +125,7 @@ def a_bitmap_may_lie_anywhere_and_hold_anything(subject: Subject) -> Iterator[Sc
 
 @experiment("DIRTY-110", "DIRTY-114", "DIRTY-115", own_open=True)
 def one_range_leaves_the_others(subject: Subject) -> Iterator[Script]:
-    """What lies in other mappings stays dirty, and so should what lies in the same."""
+    """Verify: pages of other mappings stay dirty; pages of the same mapping outside the range should too."""
     for huge in (True, False):
         table = TrackedTable(MockDirtier(), huge=huge)
         for number in range(4):
@@ -142,7 +142,7 @@ def one_range_leaves_the_others(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-128", own_open=True)
 def a_report_may_begin_and_end_anywhere(subject: Subject) -> Iterator[Script]:
-    """Ranges that begin and end at the smallest page, inside whatever an entry is."""
+    """Steps: ranges that begin and end at the smallest page size, inside any page-table entry."""
     table = TrackedTable(MockDirtier())
     table.map(0, 65536)
     table.write(*range(0, 65536, 2048))
@@ -155,7 +155,7 @@ def a_report_may_begin_and_end_anywhere(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-110", "DIRTY-115", "DIRTY-117", own_open=True)
 def entries_larger_than_the_range(subject: Subject) -> Iterator[Script]:
-    """On huge pages, ranges that begin and end inside an entry."""
+    """Steps: on huge pages, report ranges that begin and end inside an entry."""
     if not subject.has("hugepages"):
         return
     for mapped in (1 << 20, 2 << 20):
@@ -172,7 +172,7 @@ def entries_larger_than_the_range(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-121", "DIRTY-122", "DIRTY-123", own_open=True)
 def tracking_begins_clean_and_sees_new_mappings(subject: Subject) -> Iterator[Script]:
-    """Switching on forgets; mapping anew forgets; what is mapped meanwhile is tracked."""
+    """Verify: switching tracking on, or mapping again, starts clean; a mapping made meanwhile is tracked."""
     table = TrackedTable(MockDirtier())
     table.map(0, 65536)
     table.write(0, 4096, 61440)
@@ -192,7 +192,7 @@ def tracking_begins_clean_and_sees_new_mappings(subject: Subject) -> Iterator[Sc
 
 @experiment("DIRTY-120", own_open=True)
 def tables_of_one_space_have_bits_of_their_own(subject: Subject) -> Iterator[Script]:
-    """A write through one device's table is not dirty in another's, nor cleared there."""
+    """Verify: a write through one device's table is not dirty in another table, nor cleared there."""
     if not subject.has("mock"):
         return
     table = TrackedTable(MockDirtier(), huge=False)
@@ -209,7 +209,7 @@ def tables_of_one_space_have_bits_of_their_own(subject: Subject) -> Iterator[Scr
 
 @experiment("DIRTY-126", own_open=True)
 def addresses_nobody_mapped_hide_nothing(subject: Subject) -> Iterator[Script]:
-    """A range with holes before, between and after mappings."""
+    """Steps: report ranges with holes before, between and after mappings."""
     table = TrackedTable(MockDirtier())
     table.map(8192, 8192)
     table.map(32768, 8192, 8192)
@@ -223,7 +223,7 @@ def addresses_nobody_mapped_hide_nothing(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-127", own_open=True)
 def a_bitmap_that_cannot_be_written_loses_nothing(subject: Subject) -> Iterator[Script]:
-    """The address of no memory as the bitmap's: no success, and the pages are reported next time."""
+    """Steps: report into an invalid address, then report again.  Verify: refused, then all pages."""
     table = TrackedTable(MockDirtier(), huge=False)
     table.map(0, 4096)
     table.write(0)
@@ -236,7 +236,7 @@ def a_bitmap_that_cannot_be_written_loses_nothing(subject: Subject) -> Iterator[
 
 @experiment("DIRTY-130", "DIRTY-131", "DIRTY-132", "DIRTY-133", "DIRTY-134", "DIRTY-135", own_open=True)
 def bad_arguments_of_tracking(subject: Subject) -> Iterator[Script]:
-    """Flags, reserved fields, ids, ranges and page sizes that nobody may give."""
+    """Steps: invalid flags, reserved fields, ids, ranges and page sizes.  Verify: each is refused."""
     table = TrackedTable(MockDirtier(), huge=False)
     script = table.script
     table.map(0, 65536)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The IOMMU's dirty tracking: random interleavings of what its experiments are made of."""
+"""The IOMMU's dirty tracking: random sequences of the operations in its experiments."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device DMA logging against what a traffic engine wrote: each rule of what the log holds."""
+"""Experiments on the content of the device DMA log, compared with what a traffic engine wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GIB = 1 << 30
 
 
 def _some(subject: Subject, s: LoggedScript, quick: int, slow: int, pages: int | None = None) -> list[int]:
-    """Random pages of the memory, the first and the last among them; as many as the engine is quick for."""
+    """Random pages of the memory, with the first and the last; fewer for a slow engine."""
     last = (pages or s.pages) - 1
     count = min(quick if s.quick else slow, last + 1)
     return [0, last, *subject.rng.sample(range(1, last), max(0, count - 2))][: max(1, count)]
@@ -25,7 +25,7 @@ def _some(subject: Subject, s: LoggedScript, quick: int, slow: int, pages: int |
 
 @experiment("DIRTY-030", "DIRTY-031", "DIRTY-034", "DIRTY-035", needs=("dma_logging", "engine"), traffic=True)
 def what_was_written_is_reported_once(subject: Subject) -> Iterator[Script]:
-    """Pages here and there, and memory shows that they were written; a second report has none of them."""
+    """Steps: write random pages, report twice.  Verify: the first report has them all, the second none."""
     s = LoggedScript(subject, pages=96)
     assert s.traffic is not None
     s.start()
@@ -39,7 +39,7 @@ def what_was_written_is_reported_once(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-031", "DIRTY-058", needs=("dma_logging", "engine"), traffic=True)
 def a_page_written_again_is_reported_again(subject: Subject) -> Iterator[Script]:
-    """Write, report, write the same pages and some others, report."""
+    """Steps: write pages, report, write some of them again, report."""
     s = LoggedScript(subject, "DIRTY-058")
     pages = _some(subject, s, 8, 2)
     s.start()
@@ -52,7 +52,7 @@ def a_page_written_again_is_reported_again(subject: Subject) -> Iterator[Script]
 
 @experiment("DIRTY-031", "DIRTY-032", "DIRTY-034", needs=("dma_logging", "engine"), traffic=True)
 def a_report_takes_its_range_and_nothing_else(subject: Subject) -> Iterator[Script]:
-    """The log is read in pieces, in any order, some of them twice; nothing is lost or comes twice."""
+    """Steps: report the log in pieces, in random order, some twice.  Verify: each page is reported once."""
     s = LoggedScript(subject, "DIRTY-032", pages=128)
     pages = _some(subject, s, 30, 4)
     s.start()
@@ -70,7 +70,7 @@ def a_report_takes_its_range_and_nothing_else(subject: Subject) -> Iterator[Scri
 
 @experiment("DIRTY-032", needs=("dma_logging", "engine"), traffic=True)
 def the_neighbour_of_a_report_stays_dirty(subject: Subject) -> Iterator[Script]:
-    """Pages 62 to 66 are written; one page is read out, then those around it."""
+    """Steps: write pages 62 to 66, report one of them, then those beside it."""
     s = LoggedScript(subject, "DIRTY-032", pages=128)
     s.start()
     s.write_pages((62, 63, 64, 65, 66) if s.quick else (63, 64, 65))
@@ -82,7 +82,7 @@ def the_neighbour_of_a_report_stays_dirty(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-031", "DIRTY-036", "DIRTY-037", needs=("dma_logging", "engine"), traffic=True)
 def reports_in_other_page_sizes(subject: Subject) -> Iterator[Script]:
-    """Larger pages than the log's: one bit for what any part of was written; and smaller ones."""
+    """Verify: with a larger page size a bit covers every log page in it; smaller sizes work too."""
     for log_size, sizes, clause in (
         (PAGE, (8192, 16384, 65536, 1 << 20), "DIRTY-036"),
         (65536, (PAGE, 8192, 32768), "DIRTY-037"),
@@ -99,7 +99,7 @@ def reports_in_other_page_sizes(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-036", needs=("dma_logging", "engine"), traffic=True)
 def a_report_that_begins_inside_a_larger_page(subject: Subject) -> Iterator[Script]:
-    """Bits are counted from the report's own IOVA, which need not be aligned to its page size."""
+    """Verify: bits are counted from the report's IOVA, which need not be aligned to its page size."""
     s = LoggedScript(subject, "DIRTY-036", pages=256)
     s.start()
     for first, size in ((3, 16384), (1, 65536), (5, 8192)):
@@ -111,7 +111,7 @@ def a_report_that_begins_inside_a_larger_page(subject: Subject) -> Iterator[Scri
 
 @experiment("DIRTY-035", "DIRTY-038", needs=("dma_logging", "engine"), traffic=True)
 def the_bitmap_may_lie_anywhere(subject: Subject) -> Iterator[Script]:
-    """At every kind of place in a page of the caller's memory, and across its end."""
+    """Steps: report into bitmaps at many offsets in a page of the caller's memory, and across its end."""
     s = LoggedScript(subject, "DIRTY-038", pages=256)
     s.start()
     for off in (0, 8, 2048, PAGE - 8, PAGE - 16, PAGE - 24) if s.quick else (PAGE - 8, 16):
@@ -122,7 +122,7 @@ def the_bitmap_may_lie_anywhere(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-030", "DIRTY-041", needs=("dma_logging", "engine"), traffic=True)
 def the_log_begins_empty(subject: Subject) -> Iterator[Script]:
-    """What an earlier log held, and what was written while none was kept, is not in the next."""
+    """Verify: a new log holds nothing of an earlier log, nor of writes made while no log was kept."""
     s = LoggedScript(subject)
     s.start()
     s.write_pages([1, 2])
@@ -136,13 +136,13 @@ def the_log_begins_empty(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-043", "DIRTY-060", needs=("dma_logging", "engine"), traffic=True)
 def every_one_of_many_ranges_is_logged(subject: Subject) -> Iterator[Script]:
-    """Adjacent ranges, ranges with gaps, out of order, far apart; reports within one, and across them."""
+    """Steps: adjacent ranges, ranges with gaps, unordered, far apart; reports within and across ranges."""
     s = LoggedScript(subject, "DIRTY-043", pages=128)
     pieces = [(0, 1), (1, 2), (3, 1), (8, 8), (16, 16), (40, 1), (64, 32), (127, 1)]
     subject.rng.shuffle(pieces)
     s.start(*[(s.at(a), n * PAGE) for a, n in pieces])
     s.write_pages([a for a, _ in pieces] + [a + n - 1 for a, n in pieces] if s.quick else [3, 31])
-    s.write_pages([5, 100] if s.quick else [5])  # outside: they are nobody's, and disturb nobody
+    s.write_pages([5, 100] if s.quick else [5])  # outside every range: not logged, and no harm to the others
     for a, n in pieces[:4]:
         s.report(s.at(a), n * PAGE)
     for a, n in pieces[4:]:
@@ -167,7 +167,7 @@ def every_one_of_many_ranges_is_logged(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-060", needs=("dma_logging", "engine"), traffic=True)
 def dma_outside_the_ranges_disturbs_nothing(subject: Subject) -> Iterator[Script]:
-    """The device writes before, between and after the ranges, and in them."""
+    """Steps: the device writes before, between, after and inside the ranges."""
     s = LoggedScript(subject, "DIRTY-060", pages=64)
     s.start((s.at(8), 8 * PAGE), (s.at(32), 8 * PAGE))
     inside, outside = [8, 15, 32, 39], [0, 7, 16, 31, 40, 63]
@@ -180,7 +180,7 @@ def dma_outside_the_ranges_disturbs_nothing(subject: Subject) -> Iterator[Script
 
 @experiment("DIRTY-044", needs=("dma_logging", "engine"), traffic=True)
 def writes_that_begin_and_end_inside_a_page(subject: Subject) -> Iterator[Script]:
-    """Each page that a write touches is dirty, by however few bytes."""
+    """Verify: each page that a write touches is dirty, however few bytes of it were written."""
     engine = engine_of(subject)
     if engine is None or not engine.can("bytes"):
         return
@@ -208,7 +208,7 @@ def writes_that_begin_and_end_inside_a_page(subject: Subject) -> Iterator[Script
 
 @experiment("DIRTY-030", "DIRTY-060", needs=("dma_logging", "engine"), traffic=True)
 def the_edges_of_a_range_are_inside_it(subject: Subject) -> Iterator[Script]:
-    """A write over the first or the last page of a range and its neighbour outside."""
+    """Steps: write across the first and the last boundary of a range.  Verify: both edge pages are dirty."""
     engine = engine_of(subject)
     if engine is None or not engine.can("bytes"):
         return
@@ -223,7 +223,7 @@ def the_edges_of_a_range_are_inside_it(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-045", "DIRTY-048", needs=("dma_logging", "engine"), traffic=True)
 def the_log_outlives_changes_of_the_state(subject: Subject) -> Iterator[Script]:
-    """What was written before STOP, STOP_COPY or a cancelled PRE_COPY is reported in it, and afterwards."""
+    """Steps: write, change the state, report there, return to RUNNING, report.  Verify: nothing is lost."""
     if not subject.has("migration"):
         return
     ways: list[Sequence[State]] = [(S.STOP,), (S.STOP, S.RUNNING), (S.STOP_COPY,), (S.STOP_COPY, S.RUNNING)]
@@ -248,7 +248,7 @@ def the_log_outlives_changes_of_the_state(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-045", "DIRTY-058", needs=("dma_logging", "engine"), traffic=True)
 def pages_written_in_pre_copy_are_reported(subject: Subject) -> Iterator[Script]:
-    """As a migration does it: rounds of reports in PRE_COPY (or RUNNING), the last one in STOP_COPY."""
+    """Steps: as in a migration, report in rounds in PRE_COPY (or RUNNING), and last in STOP_COPY."""
     if not subject.has("migration"):
         return
     s = LoggedScript(subject, "DIRTY-045")
@@ -267,7 +267,7 @@ def pages_written_in_pre_copy_are_reported(subject: Subject) -> Iterator[Script]
 
 @experiment("DIRTY-046", needs=("dma_logging", "engine"), traffic=True)
 def a_reset_ends_the_log_or_keeps_it_whole(subject: Subject) -> Iterator[Script]:
-    """After a reset REPORT fails, or still has what was written before."""
+    """Verify: after a reset REPORT fails, or still has what was written before the reset."""
     if not subject.has("reset"):
         return
     for state in (S.RUNNING, S.STOP) if subject.has("migration") else (S.RUNNING,):
@@ -288,7 +288,7 @@ def a_reset_ends_the_log_or_keeps_it_whole(subject: Subject) -> Iterator[Script]
 
 @experiment("DIRTY-053", needs=("dma_logging", "engine"), traffic=True)
 def a_report_beyond_the_ranges_is_refused_or_complete(subject: Subject) -> Iterator[Script]:
-    """It begins before the range, ends after it, or both."""
+    """Steps: report a range that begins before the logged one, ends after it, or both."""
     for before, after in ((4, 0), (0, 4), (4, 4)):
         s = LoggedScript(subject, "DIRTY-053")
         s.start((s.at(16), 16 * PAGE))
@@ -299,7 +299,7 @@ def a_report_beyond_the_ranges_is_refused_or_complete(subject: Subject) -> Itera
 
 @experiment("DIRTY-054", needs=("dma_logging", "engine"), traffic=True)
 def pages_that_are_only_read_stay_clean(subject: Subject) -> Iterator[Script]:
-    """The device reads some pages and writes others."""
+    """Steps: the device reads some pages and writes others.  Verify: the read pages are clean."""
     engine = engine_of(subject)
     if engine is None or not engine.can("read"):
         return
@@ -317,7 +317,7 @@ def pages_that_are_only_read_stay_clean(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-031", "DIRTY-057", needs=("dma_logging", "engine"), traffic=True)
 def a_large_range_is_reported_in_every_part(subject: Subject) -> Iterator[Script]:
-    """64 GiB in pages of 4 KiB are a bitmap of 2 MiB; pages at both ends of it and between are written."""
+    """Steps: log 64 GiB in 4 KiB pages (a 2 MiB bitmap); write pages at both ends and between."""
     engine = engine_of(subject)
     if engine is None:
         return
@@ -346,7 +346,7 @@ def a_large_range_is_reported_in_every_part(subject: Subject) -> Iterator[Script
 
 @experiment("DIRTY-030", "DIRTY-057", needs=("dma_logging", "engine"), traffic=True)
 def a_million_pages_are_written_and_reported(subject: Subject) -> Iterator[Script]:
-    """A few bytes in every page of a GiB, the same memory mapped again and again; then every third page."""
+    """Steps: write a few bytes in every page of 1 GiB (one memory, mapped repeatedly), then every third."""
     engine = engine_of(subject)
     if engine is None or not engine.can("strided"):
         return
@@ -366,9 +366,9 @@ def a_million_pages_are_written_and_reported(subject: Subject) -> Iterator[Scrip
 
 @experiment("DIRTY-055", needs=("dma_logging", "engine"), traffic=True)
 def work_under_way_is_in_a_later_report(subject: Subject) -> Iterator[Script]:
-    """A write is begun, reports are made while it is under way, and one when it is over.
+    """Steps: start a write, report while it is under way, and again when it is done.
 
-    What memory shows after the last of the early reports was written after them: a later one must have it.
+    What memory shows to be written after the early reports must be in a later report.
     """
     engine = engine_of(subject)
     if engine is None or not engine.can("begin"):
@@ -390,7 +390,7 @@ def work_under_way_is_in_a_later_report(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-030", needs=("dma_logging", "engine"), traffic=True)
 def registers_that_can_be_mapped_are_no_way_past_the_log(subject: Subject) -> Iterator[Script]:
-    """A write that was told through a mapping of the registers is logged too, where one is allowed."""
+    """Verify: a write that was started through mapped registers, where mapping is allowed, is logged too."""
     engine = engine_of(subject)
     if engine is None or not engine.can("begin"):
         return
@@ -414,7 +414,7 @@ def registers_that_can_be_mapped_are_no_way_past_the_log(subject: Subject) -> It
 
 @experiment("DIRTY-055", needs=("dma_logging", "engine"), traffic=True)
 def endless_traffic_is_in_the_last_report(subject: Subject) -> Iterator[Script]:
-    """Reports while the device writes without end; then memory shows what they must have had."""
+    """Steps: report while the device writes without end.  Verify: each page that memory shows is reported."""
     engine = engine_of(subject)
     if engine is None or not engine.can("endless"):
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device DMA logging as an interface: what is refused, what is accepted; no traffic is needed."""
+"""Experiments on the interface of device DMA logging: what is refused and what accepted; without traffic."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _GIB = 1 << 30
 
 
 def _report_refused(s: LoggedScript, clause: str, before: int) -> None:
-    """Append a REPORT that must be refused as `before` was: else nothing is known of what came since."""
+    """Claim that REPORT is refused, if it was refused at `before`; otherwise nothing follows from it."""
     refused = [(before, "errno", "!=", 0)]
     s.is_refused(clause, s.report(), expected="REPORT is refused: no log is kept").when(*refused)
 
 
 @experiment("DIRTY-001", needs=("dma_logging_any",), traffic=True)
 def the_three_features_come_together(subject: Subject) -> Iterator[Script]:
-    """A device that can log can be started, stopped and asked."""
+    """Verify: a device that declares one of START, STOP and REPORT declares all three."""
     s = Script(fresh=False)
     has = [
         s.op("feature", fd="d", flags=FEATURE_PROBE | way | feature)
@@ -45,7 +45,7 @@ def the_three_features_come_together(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-002", "DIRTY-005", needs=("dma_logging",), traffic=True)
 def methods_that_a_feature_lacks_are_refused(subject: Subject) -> Iterator[Script]:
-    """START and STOP cannot be got, REPORT cannot be set, by PROBE and in earnest."""
+    """Verify: GET of START and STOP, and SET of REPORT, are refused, with PROBE and without."""
     s = LoggedScript(subject)
     for feature, way in ((_START, FEATURE_GET), (_STOP, FEATURE_GET), (_REPORT, FEATURE_SET)):
         index = s.op("feature", fd="d", flags=FEATURE_PROBE | way | feature)
@@ -57,7 +57,7 @@ def methods_that_a_feature_lacks_are_refused(subject: Subject) -> Iterator[Scrip
 
 @experiment("DIRTY-003", needs=("dma_logging",), traffic=True)
 def probe_changes_nothing_of_the_log(subject: Subject) -> Iterator[Script]:
-    """PROBE of START starts none, of STOP ends none, of REPORT takes nothing out."""
+    """Verify: PROBE of START starts no log, of STOP ends none, of REPORT clears nothing."""
     s = LoggedScript(subject, "DIRTY-003")
     before = s.report()
     s.op("feature", fd="d", flags=FEATURE_PROBE | FEATURE_SET | _START)
@@ -74,7 +74,7 @@ def probe_changes_nothing_of_the_log(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-004", "DIRTY-006", needs=("dma_logging",), traffic=True)
 def the_size_of_the_argument_is_respected(subject: Subject) -> Iterator[Script]:
-    """Too small is refused, larger than needed is accepted."""
+    """Verify: an argsz that is too small is refused, one larger than needed is accepted."""
     s = LoggedScript(subject)
     s.op("mmap", out="ranges", n=PAGE)
     s.op("mem_write", mem="ranges", hex=struct.pack("=QQ", s.base, s.bytes).hex())
@@ -110,7 +110,7 @@ def the_size_of_the_argument_is_respected(subject: Subject) -> Iterator[Script]:
     "DIRTY-010", "DIRTY-039", "DIRTY-040", "DIRTY-042", "DIRTY-061", needs=("dma_logging",), traffic=True,
 )  # fmt: skip
 def a_log_is_started_asked_and_stopped_again_and_again(subject: Subject) -> Iterator[Script]:
-    """No REPORT before, none after, and as often as one likes."""
+    """Verify: REPORT works only between START and STOP, and START works again after STOP."""
     s = LoggedScript(subject)
     s.report()
     for turn in range(5):
@@ -126,7 +126,7 @@ def a_log_is_started_asked_and_stopped_again_and_again(subject: Subject) -> Iter
 
 @experiment("DIRTY-011", "DIRTY-021", needs=("dma_logging",), traffic=True)
 def a_page_of_the_kernel_full_of_ranges_is_accepted(subject: Subject) -> Iterator[Script]:
-    """As many ranges as a page holds; one more may be refused."""
+    """Steps: as many ranges as fit in a page, then one more, which may be refused."""
     s = LoggedScript(subject)
     for count in (2, 17, _MOST_RANGES):
         s.start(*[(s.base + 2 * n * PAGE, PAGE) for n in range(count)])
@@ -137,7 +137,7 @@ def a_page_of_the_kernel_full_of_ranges_is_accepted(subject: Subject) -> Iterato
 
 
 def _still_usable(s: LoggedScript) -> None:
-    """Whatever the last START did: the device can be stopped, started, asked and stopped."""
+    """Claim that stop, start, report and stop work, whatever the last START did."""
     s.stop()
     started = s.start()
     s.succeeds("DIRTY-021", started, "START succeeds afterwards")
@@ -149,7 +149,7 @@ def _still_usable(s: LoggedScript) -> None:
 
 @experiment("DIRTY-012", "DIRTY-013", needs=("dma_logging",), traffic=True)
 def another_start_in_the_meantime_is_refused(subject: Subject) -> Iterator[Script]:
-    """With the same ranges, with others, and after a report."""
+    """Steps: START again with the same ranges, with others, and after a report."""
     s = LoggedScript(subject, "DIRTY-013")
     s.start()
     if s.traffic is not None:
@@ -170,7 +170,7 @@ def another_start_in_the_meantime_is_refused(subject: Subject) -> Iterator[Scrip
     traffic=True,
 )  # fmt: skip
 def a_start_that_fails_leaves_no_log(subject: Subject) -> Iterator[Script]:
-    """After each START that is refused no log is kept, and another one succeeds."""
+    """Verify: after each refused START no log is kept, and another START succeeds."""
     page, top = PAGE, 1 << 64
     one = LoggedScript(subject).base
     cases: list[tuple[str, list[tuple[int, int]], int, dict[str, int]]] = [
@@ -208,7 +208,7 @@ def a_start_that_fails_leaves_no_log(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-015", "DIRTY-016", needs=("dma_logging",), traffic=True)
 def hints_of_any_size_are_taken(subject: Subject) -> Iterator[Script]:
-    """The device need not do the page size it is told, but it must start."""
+    """Verify: START succeeds with any page size; the device need not use that size."""
     for size in (4096, 8192, 65536, 1 << 21, _GIB):
         s = LoggedScript(subject, base=_GIB if subject.capabilities.get("engine") != "edu" else 1 << 24)
         base = -(-s.base // size) * size
@@ -219,7 +219,7 @@ def hints_of_any_size_are_taken(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-014", "DIRTY-021", needs=("dma_logging",), traffic=True)
 def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
-    """Empty ranges, odd page sizes, reserved bits, everything at once."""
+    """Steps: START with empty ranges, odd page sizes and reserved bits.  Verify: the log works afterwards."""
     for ranges, size, more in (
         ([(0, 0)], PAGE, {}),
         ([(PAGE, 0), (PAGE, 0)], PAGE, {}),
@@ -245,7 +245,7 @@ def requests_nobody_foresaw_do_no_harm(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-021", "DIRTY-050", "DIRTY-051", needs=("dma_logging",), traffic=True)
 def reports_nobody_foresaw_are_refused_or_harmless(subject: Subject) -> Iterator[Script]:
-    """Odd page sizes, ranges past 2^64, nothing at all."""
+    """Steps: REPORT with odd page sizes, ranges past 2^64, and an empty range."""
     s = LoggedScript(subject)
     s.start()
     for size in (0, 3, 4095, 4097, 12288):
@@ -265,7 +265,7 @@ def reports_nobody_foresaw_are_refused_or_harmless(subject: Subject) -> Iterator
 
 @experiment("DIRTY-039", "DIRTY-059", needs=("dma_logging",), traffic=True)
 def stop_and_report_without_a_log_do_no_harm(subject: Subject) -> Iterator[Script]:
-    """Whatever STOP says when there is nothing to stop."""
+    """Verify: START succeeds after STOP and REPORT without a log, whatever those returned."""
     s = LoggedScript(subject)
     for _ in range(3):
         s.stop()
@@ -281,7 +281,7 @@ def stop_and_report_without_a_log_do_no_harm(subject: Subject) -> Iterator[Scrip
 
 @experiment("DIRTY-033", "DIRTY-035", needs=("dma_logging",), traffic=True)
 def the_callers_bits_stay(subject: Subject) -> Iterator[Script]:
-    """A bitmap with bits in it keeps them; nothing beside it is touched."""
+    """Verify: bits set in the bitmap before a report stay set, and nothing beside the bitmap is written."""
     s = LoggedScript(subject)
     s.start()
     for preset in ("ff" * 8, "55" * 8, "01" + "00" * 6 + "80"):
@@ -293,7 +293,7 @@ def the_callers_bits_stay(subject: Subject) -> Iterator[Script]:
 
 
 def _reach(s: LoggedScript, state: State) -> None:
-    """Append SETs from RUNNING to a state; through RESUMING's own arc where it is asked for."""
+    """Append the SET that takes the device from RUNNING to a state, and a GET."""
     if state != S.RUNNING:
         out = s.slot()
         s.op("set_state", fd="d", state=int(state), out=out)
@@ -302,7 +302,7 @@ def _reach(s: LoggedScript, state: State) -> None:
 
 @experiment("DIRTY-048", "DIRTY-049", needs=("dma_logging",), traffic=True)
 def the_log_works_in_every_state(subject: Subject) -> Iterator[Script]:
-    """START, REPORT and STOP wherever the migration state is, as nothing connects the two."""
+    """Verify: START, REPORT and STOP work in every migration state: the two are independent."""
     if not subject.has("migration"):
         return
     for state in subject.states:
@@ -322,7 +322,7 @@ def the_log_works_in_every_state(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-047", needs=("dma_logging",), own_open=True, traffic=True)
 def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
-    """The device is closed with a log, and opened again."""
+    """Steps: close the device with a log started, open it again.  Verify: START succeeds."""
     s = Script(fresh=False)
     for turn in range(2):
         _open(s)
@@ -340,7 +340,7 @@ def the_next_user_finds_no_log(subject: Subject) -> Iterator[Script]:
 
 @experiment("DIRTY-040", "DIRTY-042", needs=("dma_logging",), own_open=True, traffic=True)
 def stop_ends_the_log_of_this_user(subject: Subject) -> Iterator[Script]:
-    """On an open of its own, so that what an earlier program left behind plays no part."""
+    """Opens the device itself, so that no earlier program has an influence."""
     s = Script(fresh=False)
     _open(s)
     _ask(s)

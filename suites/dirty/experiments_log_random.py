@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device DMA logging: random programs of writes and reports, and reports beside DMA and beside each other."""
+"""Device DMA logging: random programs of writes and reports; reports during DMA and during other reports."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs about device DMA logging: START, REPORT, STOP."""
+"""Builds programs about device DMA logging: START, REPORT, STOP."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["FILL", "MEM", "LoggedScript", "engine_of"]
 
 
 class LoggedScript(TrafficScript):
-    """A program that begins with no log kept; `missing` is the clause that an unreported page breaks."""
+    """A program that starts without a log; `missing` is the clause that an unreported page breaks."""
 
     def __init__(self, subject: Subject, missing: str = "DIRTY-030", **options: Any) -> None:
         super().__init__(subject, **options)
         self.missing, self.threaded = missing, False
 
     def begin_log(self) -> None:
-        """Append the end of whatever log there may be."""
+        """Append ending a log that may have been left running."""
         self.op("dma_logging_stop", fd="d")
 
     def end_log(self) -> None:
@@ -28,12 +28,12 @@ class LoggedScript(TrafficScript):
         self.stop()
 
     def finish(self) -> LoggedScript:
-        """Append the end of the traffic and of the log.  Gives itself."""
+        """Append the end of the traffic and of the log; returns the program."""
         self.end_traffic()
         return self
 
     def start(self, *ranges: tuple[int, int], page_size: int = PAGE, **more: Any) -> int:
-        """Append START of ranges (iova, length); by default one, the memory."""
+        """Append START of ranges (iova, length); by default the memory."""
         listed = [list(r) for r in ranges or ((self.base, self.bytes),)]
         return self.op("dma_logging_start", fd="d", page_size=page_size, ranges=listed, **more)
 
@@ -50,9 +50,9 @@ class LoggedScript(TrafficScript):
         off: int | None = None,
         preset: str | None = None,
     ) -> int:
-        """Append a REPORT, by default of the memory; the bitmap is as long as it needs to be.
+        """Append a REPORT, by default of the memory, with a bitmap of the size that is needed.
 
-        Before it comes a look at the memory: what a device did not write it need not report.
+        A check of the memory comes first: a page that the device has not written need not be reported.
         """
         if self.traffic is not None and self.single and not self.threaded:
             self.seen()
@@ -66,7 +66,7 @@ class LoggedScript(TrafficScript):
         off: int | None = None,
         preset: str | None = None,
     ) -> dict[str, Any]:
-        """Arguments of a REPORT, for a thread beside."""
+        """The arguments of a REPORT, for another thread of the program."""
         length = self.bytes if length is None else length
         args: dict[str, Any] = {
             "fd": "d", "iova": self.base if iova is None else iova, "length": length, "page_size": page_size,

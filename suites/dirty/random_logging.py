@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random programs about device DMA logging: one thread from a seed, and several that meet."""
+"""Random programs about device DMA logging: one thread from a seed, and several threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Op = tuple[str, dict[str, Any]]
 
 
 def random_program(subject: Subject) -> LoggedScript:
-    """Writes, reports of any part in any page size into any bitmap, changes of state, restarts of the log."""
+    """Writes, reports of random parts, page sizes and bitmaps, state changes, and restarts of the log."""
     rng = subject.rng
     s = LoggedScript(subject, pages=_PAGES)
     assert s.traffic is not None
@@ -84,7 +84,7 @@ def _around(ops: list[Op], parties: int) -> list[Op]:
 
 
 def reports_beside_dma(subject: Subject) -> LoggedScript:
-    """One thread writes while the other reports; the last report comes when both are done."""
+    """One thread writes while the other reports; a last report follows when both are done."""
     rng = subject.rng
     s = LoggedScript(subject, "DIRTY-055")
     s.threaded = True
@@ -106,7 +106,7 @@ def reports_beside_dma(subject: Subject) -> LoggedScript:
 
 
 def reports_beside_reports(subject: Subject) -> LoggedScript:
-    """Two threads report the same range at once: each written page is in one of their bitmaps."""
+    """Two threads report the same range at once: each written page is in one of the bitmaps."""
     s = LoggedScript(subject, "DIRTY-056")
     s.threaded = True
     s.start()

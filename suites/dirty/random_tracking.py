@@ -17,7 +17,7 @@ _PAGES = (2048, 4096, 4096, 4096, 8192, 65536)
 
 
 def random_tracking(rng: random.Random) -> Script:
-    """A program of `_STEPS` steps; half of them with entries of one page, where every page tells."""
+    """A program of `_STEPS` steps; half of the programs use entries of one page, where a bit is one page."""
     table = TrackedTable(MockDirtier(), huge=rng.random() < 0.5)
     mapped: dict[int, int] = {}  # offset -> length
     for _ in range(_STEPS):
@@ -58,7 +58,7 @@ def _taken(mapped: dict[int, int], slot: int) -> bool:
 
 
 def _report(table: TrackedTable, mapped: dict[int, int], rng: random.Random) -> None:
-    """All of a mapping or a part of it; parts at the smallest page are an experiment of their own."""
+    """Report all or a part of a mapping; parts at the smallest page size have their own experiment."""
     offset = rng.choice(sorted(mapped))
     page, length = rng.choice(_PAGES), mapped[offset]
     page = max(p for p in _PAGES if p <= page and not offset % p and not length % p)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program's page table with dirty tracking, and what makes its pages dirty: the mock, or a traffic engine.
+"""A page table with dirty tracking, and what dirties its pages: the mock, or a traffic engine.
 
 Guarantees of a `Dirtier`:
 
-* `open` leaves the slots `f` (iommufd), `a` (IOAS), `dev` (device id) and `h` (the page table, attached to
-  the device, tracking off), and `m`, memory of `MEMORY_BYTES`;
-* `write` makes every page dirty that it names, before the next operation, if it is mapped and tracked;
+* `open` makes the slots `f` (iommufd), `a` (IOAS), `dev` (device id), `h` (the page table, attached to the
+  device, tracking off) and `m`, memory of `MEMORY_BYTES`;
+* `write` dirties every page that it names, if the page is mapped and tracked, before the next operation;
 * IOVAs from `first_iova` on are usable.
 """
 
@@ -27,22 +27,22 @@ RW_FIXED = (
 
 
 def iommu(script: Script, cmd: str, fields: Mapping[str, Any] | None = None, /, **more: Any) -> int:
-    """One ioctl on the iommufd `f`; `fields` of its struct, `more` as the operation `iommu` has it."""
+    """Append an ioctl on the iommufd `f` with `fields` of its struct; `more` as in the operation `iommu`."""
     return script.op("iommu", **{"fd": "f", "cmd": cmd, "set": dict(fields or {}), **more})
 
 
 class Dirtier(Protocol):
-    """What makes pages dirty; see the module for what it guarantees."""
+    """What dirties pages; the module says what it guarantees."""
 
     first_iova: int
     own: bool
     """Whether a program opens the device itself."""
 
     def open(self, script: Script, *, huge: bool = True, memory: Mapping[str, Any] | None = None) -> None:
-        """Append what makes the slots."""
+        """Append the operations that make the slots."""
 
     def write(self, script: Script, iovas: Iterable[int]) -> None:
-        """Append what makes the page of each of these addresses dirty."""
+        """Append dirtying the page of each of these addresses."""
 
 
 class MockDirtier:
@@ -52,7 +52,7 @@ class MockDirtier:
     own = False
 
     def open(self, script: Script, *, huge: bool = True, memory: Mapping[str, Any] | None = None) -> None:
-        """Append what makes the slots."""
+        """Append the operations that make the slots."""
         script.op("open_iommufd", out="f")
         script.op("ioas_alloc", fd="f", out="a")
         if not huge:
@@ -66,12 +66,12 @@ class MockDirtier:
 
     @staticmethod
     def table(script: Script, slot: str, flags: int = iommufd.IOMMU_HWPT_ALLOC_DIRTY_TRACKING) -> int:
-        """Append the allocation of another page table of the IOAS; returns its index."""
+        """Append allocating another page table of the IOAS; returns the index."""
         fields = {"dev_id": "dev", "pt_id": "a", "flags": flags}
         return iommu(script, "IOMMU_HWPT_ALLOC", fields, outs={slot: "out_hwpt_id"})
 
     def write(self, script: Script, iovas: Iterable[int], table: str = "h") -> None:
-        """Append what makes the page of each of these addresses dirty."""
+        """Append dirtying the page of each of these addresses."""
         pages = sorted({iova // MOCK_PAGE_SIZE for iova in iovas})
         if not pages:
             return
@@ -86,7 +86,7 @@ class MockDirtier:
 
 
 class TrackedTable:
-    """A script with a tracked page table: the words of this chapter's experiments."""
+    """A script with a tracked page table, with the operations of this chapter's experiments."""
 
     def __init__(
         self, dirtier: Dirtier, *, on: bool = True, huge: bool = True, memory: Mapping[str, Any] | None = None
@@ -97,15 +97,15 @@ class TrackedTable:
             self.track(True)
 
     def at(self, offset: int) -> int:
-        """The IOVA `offset` bytes from the first usable one."""
+        """The IOVA at `offset` from the first usable one."""
         return self.dirtier.first_iova + offset
 
     def track(self, on: bool, table: str = "h") -> int:
-        """Switch tracking."""
+        """Switch tracking on or off."""
         return iommu(self.script, "IOMMU_HWPT_SET_DIRTY_TRACKING", {"hwpt_id": table, "flags": int(on)})
 
     def map(self, offset: int, length: int, memory: int = 0) -> int:
-        """Map `length` bytes of the memory from `memory` on."""
+        """Map `length` bytes of the memory, starting at its offset `memory`."""
         return iommu(
             self.script, "IOMMU_IOAS_MAP",
             {"flags": RW_FIXED, "ioas_id": "a", "length": length, "iova": self.at(offset)},
@@ -118,14 +118,14 @@ class TrackedTable:
         return iommu(self.script, "IOMMU_IOAS_UNMAP", fields)
 
     def write(self, *offsets: int) -> None:
-        """Make the pages at these offsets dirty."""
+        """Dirty the pages at these offsets."""
         self.dirtier.write(self.script, [self.at(offset) for offset in offsets])
 
     def report(
         self, offset: int, length: int, page: int = 4096, *, keep: bool = False, preset: str = "",
         at: int = 0, table: str = "h", **spoilt: Any,
     ) -> int:  # fmt: skip
-        """Ask for the bitmap of a range, in a buffer at offset `at` of its page that holds `preset`."""
+        """Get the bitmap of a range into a buffer that holds `preset`, at offset `at` of a page."""
         count = -(-length // page) if page else 64
         size = (count + 63) // 64 * 8
         fields = {
