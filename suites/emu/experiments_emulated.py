@@ -22,12 +22,12 @@ _RANGES = 64
 
 
 def everything_but(*kept: int) -> list[int]:
-    """All capabilities but these."""
+    """All capabilities except these."""
     return [number for number in range(41) if number not in kept]
 
 
 def opened(script: Script, *, attach: bool = True) -> dict[str, int]:
-    """Append opening, binding and attaching; the indices by operation."""
+    """Append opening, binding and attaching the device; returns the indices by operation."""
     found = {
         "open_iommufd": script.op("open_iommufd", out="i"),
         "ioas_alloc": script.op("ioas_alloc", fd="i", out="ioas"),
@@ -67,7 +67,7 @@ def an_emulated_device_binds_and_attaches_without_an_iommu(subject: Subject) -> 
 
 
 def _ranges(script: Script) -> int:
-    """The allowed IOVA ranges of the IOAS, up to 64 of them.  (Its alignment may grow: pages are pinned.)"""
+    """Append IOVA_RANGES of the IOAS, up to 64 ranges.  (Its alignment may grow, since pages are pinned.)"""
     return script.op(
         "iommu", fd="i", cmd="IOMMU_IOAS_IOVA_RANGES", set={"ioas_id": "ioas", "num_iovas": _RANGES},
         bufs={"allowed_iovas": 16 * _RANGES},
@@ -115,7 +115,7 @@ def an_emulated_device_needs_no_privilege(subject: Subject) -> Iterator[Script]:
 
 @experiment("EMU-009", own_open=True)
 def regions_work_without_an_address_space(subject: Subject) -> Iterator[Script]:
-    """Two mutations after each other, before and after ATTACH: each time the device shows the same."""
+    """Steps: make two changes before ATTACH, the same two after.  Verify: the device shows the same."""
     quiet = [m for n, m in enumerate(subject.mutations) if not (subject.drains and subject.drains[n])]
     if not subject.state_regions or len(quiet) < 2:
         return
@@ -129,7 +129,7 @@ def regions_work_without_an_address_space(subject: Subject) -> Iterator[Script]:
         assert index is not None
         return index
 
-    # Once round first: a device may keep what an earlier user wrote, also over a reset.
+    # The first round does not count: a device may keep an earlier user's writes, even over a reset.
     _, _, first, second = (shown(mutation) for mutation in (*quiet[:2], *quiet[:2]))
     attach = script.op("attach", fd="d", pt="ioas")
     third, fourth = shown(quiet[0]), shown(quiet[1])
@@ -143,7 +143,7 @@ def regions_work_without_an_address_space(subject: Subject) -> Iterator[Script]:
 
 
 class _Memory(Script):
-    """A program with two memories, the device attached to an IOAS that maps the first, and traffic."""
+    """A program with two memories and traffic; the device is attached to an IOAS that maps the first."""
 
     def __init__(self, subject: Subject, *, pinned: bool = False) -> None:
         super().__init__(fresh=False)
@@ -160,12 +160,12 @@ class _Memory(Script):
         self.seen = self.changed("one")
 
     def write(self, seed: int) -> int:
-        """Have the device write to the memory."""
+        """Make the device write to the memory."""
         return self.traffic.write(_IOVA, 64, seed, pinned=self.pinned)
 
     @property
     def works(self) -> list[tuple[int, str, str, object]]:
-        """The engine did what it was told while the memory was mapped: else nothing is proven."""
+        """Terms: the engine wrote as told while the memory was mapped.  Otherwise nothing is proven."""
         return [(self.wrote, "done", "==", True), (self.seen, "pages", "==", 1)]
 
     def mapped(self, mem: str, ioas: str = "ioas") -> int:
@@ -177,11 +177,11 @@ class _Memory(Script):
         return self.op("ioas_unmap", fd="i", ioas=ioas, iova=_IOVA, n=_PAGE)
 
     def changed(self, mem: str) -> int:
-        """Count the pages of a memory that are not as it was filled."""
+        """Count the pages of a memory that differ from its fill value."""
         return self.op("mem_dirty", mem=mem, value=_FILL)
 
     def refill(self) -> None:
-        """Both memories as at the beginning."""
+        """Fill both memories as at the start."""
         for mem in ("one", "two"):
             self.op("mem_fill", mem=mem, value=_FILL)
 
@@ -191,7 +191,7 @@ class _Memory(Script):
 
 
 def _memories(subject: Subject) -> Iterator[_Memory]:
-    """A program for each way in which the driver can reach memory: by copies, and by pages that it pins."""
+    """A program for each way in which the driver accesses memory: by copying, and by pinning pages."""
     if not subject.has("engine"):
         return
     yield _Memory(subject)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices with an emulated IOMMU, a device in no-IOMMU mode, and the same device with UIO."""
+"""Experiments on an emulated device seen from the host, a device in no-IOMMU mode, and one with UIO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _APIS = {"vfio-pci": vfio.VFIO_DEVICE_FLAGS_PCI, "vfio-platform": vfio.VFIO_DEVI
 
 @experiment("EMU-006", "EMU-020", "EMU-021", needs=("emulated",))
 def what_sysfs_says_of_an_emulated_device(rig: Rig) -> None:
-    """The name of its group, the kind of device its type promises, and that a UUID is used once."""
+    """Verify: its group node is a number, GET_INFO matches its type's device_api, a used UUID is refused."""
     node = str(rig.connection.device["group"]).rpartition("/")[2]
     rig.observe("EMU-006", node.isdigit(), "/dev/vfio/N", node or "no group node")
     if not rig.capabilities.get("mdev"):
@@ -43,10 +43,10 @@ def what_sysfs_says_of_an_emulated_device(rig: Rig) -> None:
 
 @experiment("EMU-022", "EMU-023", needs=("mdev", "fault_injection"))
 def a_device_made_while_memory_is_short(rig: Rig) -> None:
-    """One allocation after the other fails while a second device is made; then it is made, and taken away."""
+    """Steps: create a second device with one allocation failing, for each in turn; then without failures."""
     connection: Any = rig.connection
     second = {**connection.ready.wire, "uuid": str(UUID(int=rig.subject("short").rng.getrandbits(128)))}
-    # Made once by the agent, whose journal takes it away whatever becomes of this.
+    # The agent creates it once: its journal then removes the device, however this experiment ends.
     connection.agent.call("provision", device=second)
     create = f"{connection.ready.sysfs}/mdev_type/create"
     device = f"/sys/bus/mdev/devices/{second['uuid']}"
@@ -66,9 +66,9 @@ def a_device_made_while_memory_is_short(rig: Rig) -> None:
 
 @experiment("EMU-040", "EMU-041", "EMU-042", needs=("noiommu",))
 def noiommu_mode_has_its_own_names_and_taints(rig: Rig) -> None:
-    """Bound without the mode, then with it; the taint stays until the machine is begun anew."""
+    """Steps: bind with the mode off, then with it on.  The taint stays until the machine is restarted."""
     agent = rig.connection.agent
-    # Unbound before the mode changes: so that the undo, which goes backwards, can bind it again.
+    # Unbind before the mode changes: the undo runs backwards, so it restores the mode before it binds.
     _rebound(rig, NO_DRIVER)
     _mode(rig, "N")
     without = _rebound(rig, "vfio-pci")
@@ -88,7 +88,7 @@ def noiommu_mode_has_its_own_names_and_taints(rig: Rig) -> None:
 
 @experiment("EMU-060", "EMU-061", "EMU-062", "EMU-063", needs=("noiommu",))
 def uio_is_no_vfio(rig: Rig) -> None:
-    """The device bound to uio_pci_generic: what is there, and what is not."""
+    """Steps: bind to uio_pci_generic.  Verify: there is a UIO node and no VFIO node, and no new taint."""
     agent = rig.connection.agent
     if not agent.call("load_module", name="uio_pci_generic")["drivers"]:
         raise LabError(f"{rig.device_id}: this kernel has no uio_pci_generic")
@@ -106,7 +106,7 @@ def uio_is_no_vfio(rig: Rig) -> None:
 
 
 def _uio_program(node: str, config: str) -> Script:
-    """The UIO node is asked for VFIO's services; bus mastering is turned on before it is closed."""
+    """Send ioctls of VFIO to the UIO node; turn bus mastering on before closing it."""
     script = Script(fresh=False)
     opened = script.op("open", path=node, flags=["O_RDWR"], out="u")
     works = [(opened, "errno", "==", 0)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments on a device in no-IOMMU mode: its group, container, device, and the privilege they need."""
+"""Experiments on a device in no-IOMMU mode: group, container, device, and the privilege they need."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
 
 
 def _grouped(script: Script) -> int:
-    """Open the group and set a new container to it; the index of SET_CONTAINER."""
+    """Open the group and set a new container for it; returns the index of SET_CONTAINER."""
     script.op("open_group", dev="dev0", out="g")
     script.op("open_container", out="c")
     return script.op("group_set_container", fd="g", container="c")
 
 
 def _given(script: Script) -> int:
-    """The device from a group whose container has VFIO_NOIOMMU_IOMMU; the index of GET_DEVICE_FD."""
+    """Get the device from a group with a VFIO_NOIOMMU_IOMMU container; returns the index of GET_DEVICE_FD."""
     _grouped(script)
     script.op("container_set_iommu", fd="c", type=_NOIOMMU)
     return script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
@@ -54,7 +54,7 @@ def a_noiommu_container_has_no_translation(subject: Subject) -> Iterator[Script]
 
 @experiment("EMU-045", "EMU-052", needs=("noiommu",), own_open=True)
 def a_noiommu_device_can_be_used(subject: Subject) -> Iterator[Script]:
-    for _ in range(2):  # the second time everything of the first is closed
+    for _ in range(2):  # twice: the first time must have closed everything
         script = Script(fresh=False)
         given = _given(script)
         script.succeeds("EMU-045", given, "the device")
