@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device's own DMA through an address space: what it may reach, and what it may not reach any more.
+"""The device's own DMA through an address space: what it may reach, and what it must no longer reach.
 
-A device behind a real IOMMU is not told to write where nothing is mapped: the IOMMU's report of that fault
-would look like one of the device's own.
+A device behind a real IOMMU is never told to write where nothing is mapped: the report of that IOMMU fault
+would look like a fault of the device itself.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def traffic_program(
 ) -> Core:  # fmt: skip
     """Append writes of the device `d` before and after an unmap.
 
-    `map_(iova, length, offset in m)` and `unmap(iova, length)` append those, `map_own(slot, length, iova)`
-    maps what the engine needs for itself; `mapped` and `unmapped` are the clauses.
+    `map_(iova, length, offset in m)` and `unmap(iova, length)` append a map and an unmap.  `map_own(slot,
+    length, iova)` maps what the engine needs for itself.  `mapped` and `unmapped` are the clauses.
     """
     script, engine = core.script, load_engine(str(subject.capabilities["engine"]))
     core.memory(pages=4)
@@ -42,7 +42,7 @@ def traffic_program(
     map_(FIRST + PAGE, PAGE, 3 * PAGE)
     traffic = engine.traffic(script, map_own, unmap)
     if engine.can("read"):
-        # Some engines write what they read last, and that could be what the memory is filled with.
+        # Some engines write what they read last: make that differ from the fill value.
         fill(_OTHER)
         traffic.read(FIRST, length)
     ways = (False, True) if engine.can("pinned") else (False,)
@@ -65,7 +65,7 @@ def traffic_program(
         traffic.write(FIRST, length, 6)
         script.equals(unmapped, seen(), "pages", 0, "no page is written")
     if subject.has("emulated_iommu") and engine.can("pinned"):
-        # What is pinned can be unmapped: the driver is asked to let go of it.
+        # Pinned pages can be unmapped: the driver is asked to unpin them.
         traffic.write(FIRST + PAGE, length, 7, pinned=True)
         gone = unmap(FIRST + PAGE, PAGE)
         script.succeeds(unmapped, gone, "pinned pages can be unmapped")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options, the counting of pinned memory, and iommufds in other processes."""
+"""Experiments on options, the accounting of pinned memory, and iommufds in other processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _option(core: Core, option: int, op: int, value: int = 0, thing: str | int =
 
 @experiment("IOM-070", "IOM-071", "IOM-072", "IOM-073", needs=("mock",), own_open=True)
 def options_have_the_values_of_the_text(subject: Subject) -> Iterator[Script]:
-    """What they are at first, what they can be, and when they can be changed."""
+    """Verify: defaults, allowed values, and when an option can be changed."""
     core = Core(ioas=False)
     core.is_("IOM-071", _option(core, _RLIMIT, _GET), "val64", 0, "by user is the default")
     core.ok("IOM-071", _option(core, _RLIMIT, _SET, 1), "by process")
@@ -53,7 +53,7 @@ def options_have_the_values_of_the_text(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-080", "IOM-081", own_open=True)
 def pinned_memory_is_counted_once(subject: Subject) -> Iterator[Script]:
-    """VmPin of the process while memory is mapped, copied, unmapped here and there, and left behind."""
+    """Steps: map, copy, unmap one of the two, unmap all, close.  Verify: VmPin counts each page once."""
     if not subject.has("physical_iommu"):
         return
     core = Core()
@@ -92,7 +92,7 @@ def pinned_memory_is_counted_once(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-082", needs=("mock",), own_open=True)
 def the_limit_of_pinned_memory_holds(subject: Subject) -> Iterator[Script]:
-    """A process with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK, under both ways of accounting."""
+    """Steps: map with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK, under both ways of accounting."""
     for mode in (0, 1):
         core = Core(ioas=False)
         if mode:
@@ -116,7 +116,7 @@ def _fork(core: Core, name: str, *, privileged: bool = False) -> None:
 
 
 def _in(core: Core, actor: str, name: str, /, **args: object) -> int:
-    """One operation in another process."""
+    """Append an operation in another process."""
     return core.script.op("act", actor=actor, do=[name, args])
 
 
@@ -127,7 +127,7 @@ def _in_map(core: Core, iova: int, length: int, ioas: str = "a") -> int:
 
 @experiment("IOM-085", needs=("mock",), own_open=True)
 def an_iommufd_in_another_process(subject: Subject) -> Iterator[Script]:
-    """Passed by SCM_RIGHTS: what that process maps is its own memory, and stays mapped when it ends."""
+    """Steps: pass it by SCM_RIGHTS.  Verify: that process maps its own memory, which outlives the process."""
     core = Core()
     script = core.script
     core.mock()
@@ -153,7 +153,7 @@ def an_iommufd_in_another_process(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-075", needs=("mock",), own_open=True)
 def memory_mapped_by_its_address_keeps_its_process(subject: Subject) -> Iterator[Script]:
-    """CHANGE_PROCESS with nothing mapped, and with a map that is not of a file."""
+    """Steps: CHANGE_PROCESS with nothing mapped, and with a mapping that is not of a file."""
     if not subject.has("change_process"):
         return
     core = Core()
@@ -170,7 +170,7 @@ def memory_mapped_by_its_address_keeps_its_process(subject: Subject) -> Iterator
 
 @experiment("IOM-076", "IOM-077", needs=("mock",), own_open=True)
 def pinned_memory_moves_with_the_process(subject: Subject) -> Iterator[Script]:
-    """One process maps a file, another takes over: with and without CAP_IPC_LOCK, both ways of accounting."""
+    """Steps: CHANGE_PROCESS by a second process, with and without CAP_IPC_LOCK, both ways of accounting."""
     if not subject.has("change_process"):
         return
     for privileged in (False, True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every ioctl of iommufd: sizes, flags, reserved fields, ids, pointers."""
+"""Experiments on what holds for every ioctl of iommufd: sizes, flags, reserved fields, ids, pointers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _IDS: tuple[tuple[str, str, dict[str, Any], tuple[str, ...]], ...] = (
 
 
 def _everything() -> Core:
-    """One object of each kind: `a`, `dev`, `parent` (a nesting parent), `vi`, `fault`, and a mapping."""
+    """Make one object of each kind: `a`, `dev`, `parent` (a nesting parent), `vi`, `fault`, and a mapping."""
     core = Core()
     core.mock()
     core.memory(pages=1)
@@ -87,7 +87,7 @@ def _everything() -> Core:
 
 
 def _memory_of(cmd: str) -> dict[str, Any]:
-    """What an ioctl wants beside numbers."""
+    """The pointers and fds that an ioctl needs."""
     if cmd == "IOMMU_IOAS_MAP":
         return {"mems": {"user_va": ["m", 0]}}
     return {"fds": {"fd": "file"}} if cmd == "IOMMU_IOAS_MAP_FILE" else {}
@@ -95,7 +95,7 @@ def _memory_of(cmd: str) -> dict[str, Any]:
 
 @experiment("IOM-001", "IOM-002", "IOM-003", needs=("mock",), own_open=True)
 def sizes_of_structures(subject: Subject) -> Iterator[Script]:
-    """Structures too short, longer with zeroes, and longer with something in them."""
+    """Steps: structs that are too short, longer with zeroes, and longer with other data."""
     core = _everything()
     for unknown in (0x95, 0xA5, 0x7F, 0xFF, 0x00):
         index = core.script.op("ioctl", fd="f", nr=nr(unknown), buf="10" + "00" * 63)
@@ -117,7 +117,7 @@ def sizes_of_structures(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-004", "IOM-010", "IOM-011", needs=("mock",), own_open=True)
 def flags_and_reserved_fields(subject: Subject) -> Iterator[Script]:
-    """Flags that do not exist, and reserved fields that are not 0, in each ioctl that has them."""
+    """Steps: unknown flags and non-zero reserved fields, in each ioctl that has them."""
     core = _everything()
     for cmd, fields in _FLAGS.items():
         for bit in _UNKNOWN_BITS:
@@ -131,7 +131,7 @@ def flags_and_reserved_fields(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-005", "IOM-006", "IOM-011", needs=("mock",), own_open=True)
 def ids_of_nothing_and_of_the_wrong_thing(subject: Subject) -> Iterator[Script]:
-    """Each field that takes an id, with one that does not exist and those of other objects."""
+    """Steps: in each id field, an id that does not exist and ids of objects of other kinds."""
     core = _everything()
     for cmd, field, others, wrong in _IDS:
         index = core.io(cmd, {**others, field: NOTHING}, **_memory_of(cmd))
@@ -144,7 +144,7 @@ def ids_of_nothing_and_of_the_wrong_thing(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-007", "IOM-008", "IOM-009", needs=("mock",), own_open=True)
 def destruction(subject: Subject) -> Iterator[Script]:
-    """Objects are destroyed once, and not while others use them."""
+    """Verify: an object can be destroyed once, and not while others use it."""
     core = _everything()
     core.ioas("b")
     core.hwpt("h")
@@ -165,7 +165,7 @@ def destruction(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-009", needs=("mock",), own_open=True)
 def pointers_to_nowhere(subject: Subject) -> Iterator[Script]:
-    """Arrays and data at an address that is no memory."""
+    """Steps: arrays and data at invalid addresses."""
     core = _everything()
     nowhere = 8
     for cmd, fields in (

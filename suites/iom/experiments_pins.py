@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In-kernel users that pin pages, mappings of the vIOMMU's own page, and operations short of memory."""
+"""Experiments on in-kernel users that pin pages, the vIOMMU's mappable page, and failing allocations."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _TOP = (1 << 64) - 1
 _READ = iommufd.IOMMU_IOAS_MAP_READABLE
 _PARENT = iommufd.IOMMU_HWPT_ALLOC_NEST_PARENT
 _DEEPEST, _TRIES = 24, 10
-"""The n-th allocation of an ioctl is made to fail, n being up to the first; so many n are drawn for each."""
+"""The n-th allocation of an ioctl fails, for n below the first; the second is how many n are drawn."""
 _LITTLE, _USUAL = 32, 65536
-"""Bytes that iommufd may take for its lists of pages: so few that long mappings are done in pieces."""
+"""Bytes iommufd may use for its page lists: the first is so few that mappings are done in pieces."""
 
 
 def _lists_of(core: Core, size: int) -> None:
-    """From now on iommufd takes no more for its lists; for the whole kernel, so it has to be put back."""
+    """Limit the memory for iommufd's page lists.  It applies to the whole kernel and must be set back."""
     core.io("IOMMU_TEST_OP_SET_TEMP_MEMORY_LIMIT", {"limit": size})
 
 
 def _pin(
     core: Core, access: str, iova: int, pages: int, off: int, *, write: bool = True, memory: str = "m"
 ) -> int:
-    """Pin pages, and compare them with memory."""
+    """Pin pages and compare them with the memory."""
     fields = {"flags": MOCK_FLAGS_ACCESS_WRITE if write else 0, "iova": iova, "length": pages * PAGE}
     return core.io(
         "IOMMU_TEST_OP_ACCESS_PAGES", fields, fds={"id": access}, mems={"uptr": [memory, off]},
@@ -50,7 +50,7 @@ def _unpin(core: Core, access: str, item: str | int) -> int:
 
 @experiment("IOM-007", "IOM-045", "IOM-101", needs=("mock",), own_open=True)
 def in_kernel_users_pin_what_is_mapped(subject: Subject) -> Iterator[Script]:
-    """Pages pinned before and after a page table is there, in two spaces, given up, taken back by unmaps."""
+    """Steps: pin with and without a page table, in two IOASes; unpin; unmap while pages are pinned."""
     for size in (_USUAL, _LITTLE):
         core = Core()
         _lists_of(core, size)
@@ -95,8 +95,8 @@ def _pinned_by_users(core: Core) -> None:
 
 @experiment("IOM-141", needs=("mock",), own_open=True)
 def the_page_of_a_viommu(subject: Subject) -> Iterator[Script]:
-    """Mapped at the place it tells, all of it or not at all, and kept while it is mapped."""
-    if not subject.has("hw_queue"):  # the mmap of a vIOMMU came with them
+    """Verify: it can be mapped at the offset that the kernel gives, only whole, and stays while mapped."""
+    if not subject.has("hw_queue"):  # a vIOMMU's mmap was added with hardware queues
         return
     core = Core()
     core.mock()
@@ -122,7 +122,7 @@ def the_page_of_a_viommu(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-012", needs=("mock",), own_open=True)
 def operations_short_of_memory(subject: Subject) -> Iterator[Script]:
-    """Allocations of each ioctl fail, one at a time; what failed succeeds when it is repeated."""
+    """Steps: make allocations of each ioctl fail, one at a time.  Verify: repeated, the ioctl succeeds."""
     if not subject.has("fault_injection"):
         return
     for prepare, cmd, fields, more in _CASES:
@@ -142,7 +142,7 @@ def operations_short_of_memory(subject: Subject) -> Iterator[Script]:
 
 
 def _nothing(core: Core) -> None:
-    """A device and memory are there."""
+    """Prepare nothing: a device and memory are all that is needed."""
 
 
 def _mapped(core: Core) -> None:

@@ -23,7 +23,7 @@ RANDOM_PROGRAMS_OF_A_DEVICE = 8
     "IOM-040", "IOM-041", "IOM-042", "IOM-043", "IOM-044", "IOM-050", "IOM-051", search=True,
 )  # fmt: skip
 def random_programs_on_an_ioas(subject: Subject, search: Search) -> None:
-    """On the kernel's mock also without any device attached."""
+    """Steps: random maps and unmaps; on the kernel's mock also without an attached device."""
     mock = subject.has("mock")
 
     def programs(attach: Attach) -> Programs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The address space: ranges, maps, unmaps, copies, files, and what is read and written through it."""
+"""Experiments on the address space: ranges, maps, unmaps, copies, files, and access through it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _attach(core: Core, subject: Subject) -> None:
 
 @experiment("IOM-020", "IOM-021", "IOM-022", "IOM-033", "IOM-034", own_open=True)
 def ranges_are_full_at_first_and_narrowed_by_devices(subject: Subject) -> Iterator[Script]:
-    """A fresh IOAS, the same with a device, and arrays that are too small."""
+    """Steps: ask for the ranges of a new IOAS, of one with a device, and with arrays that are too small."""
     core = Core()
     fresh = core.ranges()
     core.is_("IOM-020", fresh, "num_iovas", 1, "there is one range")
@@ -70,7 +70,7 @@ def ranges_are_full_at_first_and_narrowed_by_devices(subject: Subject) -> Iterat
 
 @experiment("IOM-023", "IOM-024", "IOM-025", "IOM-026", "IOM-027", "IOM-032", needs=("mock",), own_open=True)
 def allowed_ranges_hold(subject: Subject) -> Iterator[Script]:
-    """What has been allowed is not narrowed, restricts the kernel's choice, and is replaced as a whole."""
+    """Verify: allowed ranges are not narrowed, limit the kernel's choice, and are replaced as a whole."""
     core = Core()
     core.memory()
     core.ok("IOM-023", _allow(core, (0, 1 << 20)), "it is within the full range")
@@ -102,7 +102,7 @@ def allowed_ranges_hold(subject: Subject) -> Iterator[Script]:
     "IOM-042", "IOM-043", own_open=True,
 )  # fmt: skip
 def maps_at_fixed_and_chosen_addresses(subject: Subject) -> Iterator[Script]:
-    """Maps of many sizes, over others and beside them, and those that cannot be."""
+    """Steps: maps of many sizes, over others and beside them, and invalid maps."""
     core = Core()
     _attach(core, subject)
     core.ranges()
@@ -134,7 +134,7 @@ def maps_at_fixed_and_chosen_addresses(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-041", "IOM-049", needs=("mock",), own_open=True)
 def a_refused_unmap_unmaps_nothing(subject: Subject) -> Iterator[Script]:
-    """An unmap that begins with whole mappings and ends inside one."""
+    """Steps: an unmap that covers whole mappings and ends inside another."""
     core = Core()
     core.memory()
     core.map(FIRST, PAGE)
@@ -147,7 +147,7 @@ def a_refused_unmap_unmaps_nothing(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-037", "IOM-038", "IOM-044", needs=("mock",), own_open=True)
 def what_is_mapped_is_what_is_accessed(subject: Subject) -> Iterator[Script]:
-    """Reads and writes through an access object, across mappings, beside and after them, against flags."""
+    """Steps: read and write through an access object, across mappings, outside them, against flags."""
     for attached in (False, True):
         core = Core()
         if attached:
@@ -183,7 +183,7 @@ def what_is_mapped_is_what_is_accessed(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-050", "IOM-051", "IOM-052", own_open=True)
 def copies_share_what_they_copy(subject: Subject) -> Iterator[Script]:
-    """A mapping in a second IOAS, at another address, that outlives the first."""
+    """Steps: copy a mapping to another IOAS and address, unmap the first.  Verify: the same memory stays."""
     core = Core()
     core.ioas("b")
     core.memory()
@@ -217,7 +217,7 @@ def copies_share_what_they_copy(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-030", "IOM-031", "IOM-037", "IOM-060", "IOM-061", "IOM-062", own_open=True)
 def files_are_mapped_by_what_they_hold(subject: Subject) -> Iterator[Script]:
-    """A memfd mapped in parts, then closed; files that cannot be mapped; a dma-buf that is revoked."""
+    """Steps: map parts of a memfd, then close it; files that cannot be mapped; a dma-buf that is revoked."""
     if not subject.has("map_file"):
         return
     core = Core()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Page tables: allocation, moving devices, nesting, invalidation, PASID, hardware information."""
+"""Experiments on page tables: allocation, moving devices, nesting, invalidation, PASID, hardware info."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _IOTLB = struct.pack("<II", IOMMU_TEST_IOTLB_DEFAULT, 0).hex()
 def nested(
     core: Core, slot: str, parent: str = "parent", dev: str = "dev", flags: int = 0, **more: int
 ) -> int:
-    """A user-managed page table of the mock on a parent or a vIOMMU."""
+    """Allocate a user-managed page table of the mock on a parent or a vIOMMU."""
     fields = {"dev_id": dev, "pt_id": parent, "flags": flags, **NESTED, **more}
     return core.io("IOMMU_HWPT_ALLOC", fields, outs={slot: "out_hwpt_id"}, bufs={"data_uptr": _IOTLB})
 
@@ -45,7 +45,7 @@ def _iotlb(core: Core, table: str, number: int, value: int) -> int:
 
 @experiment("IOM-100", "IOM-101", "IOM-106", own_open=True)
 def tables_hold_what_their_space_maps(subject: Subject) -> Iterator[Script]:
-    """Tables made before and after maps, devices moved between them, spaces changed under a device."""
+    """Steps: allocate tables before and after maps; move devices; change the space under a device."""
     core = Core()
     if not subject.has("mock"):
         if subject.has("physical_iommu"):
@@ -83,7 +83,7 @@ def tables_hold_what_their_space_maps(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-102", "IOM-103", "IOM-104", "IOM-105", own_open=True)
 def flags_of_tables(subject: Subject) -> Iterator[Script]:
-    """Flags that do not exist or do not go together; data without type and type without data."""
+    """Steps: unknown or conflicting flags, data without a type, a type without data."""
     if not subject.has("physical_iommu"):
         return
     core = Core()
@@ -119,7 +119,7 @@ def flags_of_tables(subject: Subject) -> Iterator[Script]:
     own_open=True,
 )  # fmt: skip
 def nesting_and_invalidation(subject: Subject) -> Iterator[Script]:
-    """Nested tables of one parent, attached in turn; their caches invalidated singly and whole."""
+    """Steps: attach nested tables of one parent in turn; invalidate single entries and whole caches."""
     core = Core()
     core.mock()
     core.ok("IOM-102", core.hwpt("parent", flags=_PARENT), "a nesting parent")
@@ -169,7 +169,7 @@ def _invalidate(core: Core, table: str, entries: list[tuple[int, int]], **spoilt
 
 @experiment("IOM-007", "IOM-130", "IOM-131", needs=("mock",), own_open=True)
 def pasids(subject: Subject) -> Iterator[Script]:
-    """Attached, replaced and detached, on a device that has them and on one that has none."""
+    """Steps: attach, replace and detach PASIDs, on a device that supports them and on one that does not."""
     if not subject.has("mock") or not subject.has("max_pasid_log2"):
         return
     core = Core()
@@ -213,7 +213,7 @@ def pasids(subject: Subject) -> Iterator[Script]:
 
 @experiment("IOM-135", "IOM-136", own_open=True)
 def hardware_information(subject: Subject) -> Iterator[Script]:
-    """Buffers larger and smaller than what is known, none, and wrong types."""
+    """Steps: GET_HW_INFO with larger, smaller and no buffers, and with wrong types."""
     if not subject.has("hw_info"):
         return
     core = Core()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fault queues, virtual IOMMUs, and what hangs on them: virtual devices, event queues, hardware queues."""
+"""Experiments on fault queues and virtual IOMMUs, with their devices, event queues and hardware queues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _fault(dev: object, pasid: int, grpid: int, perm: int, addr: int) -> dict[st
 
 @experiment("IOM-007", "IOM-008", "IOM-120", "IOM-121", "IOM-122", needs=("mock",), own_open=True)
 def faults_are_told_and_answered(subject: Subject) -> Iterator[Script]:
-    """Faults of a device are read as they happened, answered once, and not before they are read."""
+    """Verify: faults are read as they happened, and answered once, after they were read."""
     if not subject.has("fault_queue"):
         return
     core = Core()
@@ -119,7 +119,7 @@ def _invalidate(core: Core, entries: list[tuple[int, int, int]], **spoilt: int) 
     own_open=True,
 )  # fmt: skip
 def a_viommu_and_its_devices(subject: Subject) -> Iterator[Script]:
-    """What a vIOMMU is made of, the devices in it, their caches, nested tables from it, and its page."""
+    """Steps: make a vIOMMU, devices in it and nested tables from it; invalidate caches; use its page."""
     if not subject.has("viommu"):
         return
     core = Core()
@@ -174,7 +174,7 @@ def a_viommu_and_its_devices(subject: Subject) -> Iterator[Script]:
     core.script.contains("IOM-141", made, "buf_data_uptr", "7856341278563412", "it comes back").when(
         succeeded(made)
     )
-    # The first offset a driver gets is the first page above 0.
+    # The first mmap offset that a driver gets is one page above 0.
     for off, n in ((0, PAGE), (1 << 30, PAGE)):
         index = core.script.op("mmap", out="w", fd="f", off=off, n=n)
         core.refused("IOM-141", index, "nobody told to map there")
@@ -195,7 +195,7 @@ def _happened(flags: int, sequence: int, virt_id: int | None) -> str:
 
 @experiment("IOM-007", "IOM-008", "IOM-150", "IOM-151", "IOM-152", needs=("mock",), own_open=True)
 def events_of_virtual_devices(subject: Subject) -> Iterator[Script]:
-    """Events come in order with a sequence number; too many of them leave a mark."""
+    """Verify: events come in order with a sequence number; lost events are marked."""
     if not subject.has("veventq"):
         return
     core = Core()
@@ -252,7 +252,7 @@ def _queue(core: Core, slot: str, index: int, iova: int = FIRST, length: int = P
 
 @experiment("IOM-008", "IOM-160", "IOM-161", needs=("mock",), own_open=True)
 def hardware_queues(subject: Subject) -> Iterator[Script]:
-    """Their memory stays mapped while they live; they come and go in the driver's order."""
+    """Verify: their memory stays mapped while they exist; they come and go in the driver's order."""
     if not subject.has("hw_queue"):
         return
     core = Core()

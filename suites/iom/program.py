@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words that the experiments of this chapter are written in."""
+"""Builds the programs of this chapter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RW_FIXED = RW | iommufd.IOMMU_IOAS_MAP_FIXED_IOVA
 
 
 class Core:
-    """A program on an iommufd of its own: slots `f` (the iommufd) and `a` (an IOAS)."""
+    """A program with its own iommufd: slots `f` (the iommufd) and `a` (an IOAS)."""
 
     def __init__(self, *, ioas: bool = True, hangs: str = "") -> None:
         self.script = Script(fresh=False, hangs=hangs)
@@ -32,7 +32,7 @@ class Core:
             self.script.op("ioas_alloc", fd="f", out="a")
 
     def io(self, cmd: str, fields: Mapping[str, Any] | None = None, /, fd: str = "f", **more: Any) -> int:
-        """One ioctl; `fields` of its struct, `more` as the operation `iommu` has it."""
+        """Append an ioctl with `fields` of its struct; `more` as in the operation `iommu`."""
         return self.script.op("iommu", **{"fd": fd, "cmd": cmd, "set": dict(fields or {}), **more})
 
     # -- claims
@@ -42,7 +42,10 @@ class Core:
         return index
 
     def refused(self, clause: str, index: int, what: str, number: int = 0, standard: str = "") -> int:
-        """Claim that it is refused, where it exists; with `number`, under the clause `standard` if given."""
+        """Claim that the operation is refused, if the kernel has it; returns its index.
+
+        With `number`, that errno is claimed: under `clause`, or under the clause `standard` if one is given.
+        """
         exists = [(index, "errno", "!=", errno.ENOTTY)]
         if number and not standard:
             words = f"{what}: {errno.errorcode[number]}"
@@ -56,31 +59,31 @@ class Core:
         return index
 
     def is_(self, clause: str, index: int, name: str, value: Any, what: str) -> int:
-        """Claim a field of an operation that succeeded."""
+        """Claim the value of a field, if the operation succeeded."""
         self.script.equals(clause, index, name, value, what).when(succeeded(index))
         return index
 
     # -- objects
     def ioas(self, slot: str) -> int:
-        """Another IOAS."""
+        """Allocate another IOAS."""
         return self.script.op("ioas_alloc", fd="f", out=slot)
 
     def mock(self, suffix: str = "", pt: str = "a", flags: int = 0) -> int:
-        """A mock device attached to `pt`: slots `std`, `dev` and `hw`, with the suffix."""
+        """Make a mock device attached to `pt`: slots `std`, `dev` and `hw`, each with the suffix."""
         outs = {f"std{suffix}": "out_stdev_id", f"dev{suffix}": "out_idev_id", f"hw{suffix}": "out_hwpt_id"}
         if flags:
             return self.io("IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS", {"id": pt, "dev_flags": flags}, outs=outs)
         return self.io("IOMMU_TEST_OP_MOCK_DOMAIN", {"id": pt}, outs=outs)
 
     def device(self, pt: str = "a", *, attach: bool = True) -> None:
-        """The VFIO device, bound to the iommufd: slots `x` and `dev`."""
+        """Bind the VFIO device to the iommufd: slots `x` and `dev`."""
         self.script.op("open_cdev", dev="dev0", out="x")
         self.script.op("bind", fd="x", iommufd="f", out="dev")
         if attach:
             self.script.op("attach", fd="x", pt=pt)
 
     def hwpt(self, slot: str, pt: str = "a", dev: str = "dev", flags: int = 0, **fields: Any) -> int:
-        """A page table."""
+        """Allocate a page table."""
         chosen = {"dev_id": dev, "pt_id": pt, "flags": flags, **fields}
         return self.io("IOMMU_HWPT_ALLOC", chosen, outs={slot: "out_hwpt_id"})
 
@@ -100,13 +103,13 @@ class Core:
         )  # fmt: skip
 
     def access(self, slot: str, ioas: str = "a", flags: int = 0) -> int:
-        """An in-kernel user of an IOAS, as a VFIO mdev is one."""
+        """Make an in-kernel user of an IOAS, as a VFIO mdev is one."""
         fields = {"id": ioas, "flags": flags}
         return self.io("IOMMU_TEST_OP_CREATE_ACCESS", fields, out_fds={slot: "out_access_fd"})
 
     # -- memory
     def memory(self, slot: str = "m", pages: int = 16, **more: Any) -> str:
-        """Memory whose pages all differ; returns its content in hex."""
+        """Make memory whose pages all differ; returns its content in hex."""
         content = b"".join(bytes([n & 255, 0x5A, n >> 8, 0xC3]) * (PAGE // 4) for n in range(pages)).hex()
         self.script.op("mmap", **{"out": slot, "n": pages * PAGE, "align": pages * PAGE, **more})
         self.script.op("mem_write", mem=slot, off=0, hex=content)
@@ -147,13 +150,13 @@ class Core:
         return self.io("IOMMU_IOAS_UNMAP", {"ioas_id": ioas, "iova": iova, "length": length})
 
     def rw(self, access: str, iova: int, length: int, data: str = "", slow: bool = False) -> int:
-        """Read, or write `data`, through an IOVA as an in-kernel user does."""
+        """Read, or write `data`, through an IOVA as an in-kernel user."""
         flags = bool(data) | (4 if slow else 0)
         fields = {"iova": iova, "length": length, "flags": flags}
         return self.io("IOMMU_TEST_OP_ACCESS_RW", fields, fds={"id": access}, bufs={"uptr": data or length})
 
     def check_map(self, table: str, iova: int, length: int, memory: str = "m", off: int = 0) -> int:
-        """Succeeds where the mock's page table maps this memory there."""
+        """Check the mock's page table: succeeds where it maps this memory there."""
         fields = {"id": table, "iova": iova, "length": length}
         return self.io("IOMMU_TEST_OP_MD_CHECK_MAP", fields, mems={"uptr": [memory, off]})
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random programs on an address space, the same for every backend; what they must do, the model knows.
+"""Random programs on an address space, the same for every backend; the model knows the right results.
 
-Addresses are drawn from a small window, so that maps meet each other; every so often one is drawn from the
-edges of the range or of 64 bits.
+Addresses come from a small window, so that maps meet each other; now and then one comes from the edges of the
+range or of 64 bits.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Backend(Protocol):
 
     copies: bool
     chooses: bool
-    """Whether it finds an address by itself."""
+    """Whether it can choose an address itself."""
     top: bool
-    """Whether the last page of 64 bits is an address like any other."""
+    """Whether the last page below 2^64 can be mapped like any other."""
 
     def open(self, core: Core) -> None:
-        """Append what makes the space."""
+        """Append making the space."""
 
     def map(self, core: Core, iova: int | None, length: int, off: int, flags: int) -> int:
         """Append a map."""
@@ -47,7 +47,7 @@ class Backend(Protocol):
 
 
 class NativeBackend:
-    """An IOAS, with what `attach` attaches to it; with `access`, what is mapped is read and written too."""
+    """An IOAS; `attach` attaches a device to it; with `access` its mappings are also read and written."""
 
     copies = chooses = top = True
 
@@ -55,7 +55,7 @@ class NativeBackend:
         self._attach, self._access = attach, access
 
     def open(self, core: Core) -> None:
-        """Append what makes the space; a second IOAS `b` is there for copies."""
+        """Append making the space, and a second IOAS `b` for copies."""
         core.ioas("b")
         if self._attach is not None:
             self._attach(core)
@@ -77,13 +77,13 @@ class NativeBackend:
         return core.unmap(0, _TOP - 1)
 
     def access(self, core: Core, iova: int, length: int, data: str) -> None:
-        """Read or write through the IOVA, where there is an access object."""
+        """Append a read or write through the IOVA, if there is an access object."""
         if self._access:
             core.rw("acc", iova, length, data)
 
 
 class CompatBackend:
-    """An iommufd that answers the ioctls of type1, on the IOAS that IOMMU_VFIO_IOAS has set."""
+    """An iommufd used with the ioctls of type1, on the IOAS that IOMMU_VFIO_IOAS has set."""
 
     copies = chooses = False
     top = True
@@ -92,7 +92,7 @@ class CompatBackend:
         self._attach = attach
 
     def open(self, core: Core) -> None:
-        """Append what makes the space."""
+        """Append making the space."""
         if self._attach is not None:
             self._attach(core)
         core.io("IOMMU_VFIO_IOAS", {"ioas_id": "a", "op": 1})
@@ -117,7 +117,7 @@ def random_space(backend: Backend, core: Core, rng: random.Random) -> Core:
     """Append a random program; returns `core`."""
     core.memory(pages=_MEMORY_PAGES)
     backend.open(core)
-    placed: list[tuple[int, int]] = []  # what may be mapped, so that most unmaps fit
+    placed: list[tuple[int, int]] = []  # what is probably mapped, so that most unmaps match
     for _ in range(_STEPS):
         choice = rng.random()
         if choice < 0.45 or not placed:
