@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An iommufd in the place of the container: the old ioctls on an IOAS."""
+"""Experiments on an iommufd in place of the container: the old ioctls on an IOAS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _unmap(core: Core, iova: int, size: int, **spoilt: int) -> int:
 
 @experiment("LEG-084", "LEG-085", "LEG-086", "LEG-087", own_open=True)
 def an_ioas_for_the_old_interface(subject: Subject) -> Iterator[Script]:
-    """Nothing set, one set, another set, cleared; and what the iommufd says of itself meanwhile."""
+    """Steps: no IOAS set, one set, another set, cleared; each time ask what the iommufd supports."""
     core = Core()
     script = core.script
     core.ioas("b")
@@ -52,7 +52,7 @@ def an_ioas_for_the_old_interface(subject: Subject) -> Iterator[Script]:
     for slot in ("a", "b", "a"):
         core.ok("LEG-085", _ioas(core, _SET, slot), "an IOAS is set")
         got = core.ok("LEG-085", _ioas(core, _GET), "it is told")
-        # The next mapping says which it is.
+        # The next mapping shows which one is set.
         core.ok("LEG-087", core.map(FIRST, PAGE, ioas=slot), "it is that one")
         index = _unmap(core, FIRST, PAGE)
         core.is_("LEG-087", core.ok("LEG-087", index, "it is there"), "size", PAGE, "all of it")
@@ -70,7 +70,7 @@ def an_ioas_for_the_old_interface(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-084", "LEG-088", own_open=True)
 def what_an_iommufd_tells_of_its_type1(subject: Subject) -> Iterator[Script]:
-    """GET_INFO with buffers of every size."""
+    """Steps: GET_INFO with buffers of every size."""
     core = Core()
     script = core.script
     if subject.has("mock"):
@@ -101,7 +101,7 @@ def what_an_iommufd_tells_of_its_type1(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-080", "LEG-081", "LEG-082", "LEG-083", "LEG-087", "LEG-089", own_open=True)
 def maps_of_both_interfaces_meet(subject: Subject) -> Iterator[Script]:
-    """Maps of one interface, unmapped, copied and avoided by the other; unmaps of parts for the old type1."""
+    """Steps: unmap, copy and avoid maps of the other interface; with the old type1, unmap parts of maps."""
     core = Core()
     core.memory(pages=64)
     core.ioas("b")
@@ -157,7 +157,7 @@ def maps_of_both_interfaces_meet(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-090", own_open=True)
 def a_group_with_an_iommufd_for_its_container(subject: Subject) -> Iterator[Script]:
-    """VFIO_GROUP_SET_CONTAINER with an iommufd: an IOAS is made, or the one that was set is taken."""
+    """Steps: VFIO_GROUP_SET_CONTAINER with an iommufd.  Verify: it uses the IOAS set, or a new one."""
     if not subject.has("type1v2"):
         return
     for chosen in (False, True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The container: its types, what it tells, maps, unmaps, addresses set anew, the old dirty interface."""
+"""Experiments on the container: types, info, maps, unmaps, updated addresses, the old dirty interface."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TOP = 1 << 64
     own_open=True,
 )  # fmt: skip
 def types_and_extensions(subject: Subject) -> Iterator[Script]:
-    """A container before it has a group, before it has a type, and after."""
+    """Steps: ask a container before it has a group, before it has a type, and after."""
     core = Container(group=False, iommu=False)
     script = core.script
     core.memory(pages=1)
@@ -64,7 +64,7 @@ def types_and_extensions(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-010", "LEG-011", "LEG-012", "LEG-013", "LEG-015", needs=("type1v2",), own_open=True)
 def what_the_container_tells(subject: Subject) -> Iterator[Script]:
-    """GET_INFO with every size of buffer, and its capabilities while maps come and go."""
+    """Steps: GET_INFO with buffers of every size, and its capabilities as maps come and go."""
     core = Container()
     script = core.script
     for size in (0, 8, 15):
@@ -96,7 +96,7 @@ def what_the_container_tells(subject: Subject) -> Iterator[Script]:
     "LEG-030", "LEG-031", "LEG-032", "LEG-033", needs=("type1v2",), own_open=True,
 )  # fmt: skip
 def maps_and_unmaps(subject: Subject) -> Iterator[Script]:
-    """Maps over, beside and between others, with bad sizes, flags and addresses; unmaps of the same."""
+    """Steps: maps over, beside and between others, with bad sizes, flags and addresses; then unmaps."""
     core = Container()
     script = core.script
     core.memory(pages=32)
@@ -107,7 +107,7 @@ def maps_and_unmaps(subject: Subject) -> Iterator[Script]:
         core.dma_map(FIRST + iova, pages * PAGE)
     for iova, size, off in ((512, PAGE, 0), (0, 512, 0), (0, PAGE, 512), (0, PAGE + 1, 0)):
         core.dma_map(FIRST + (8 << 20) + iova, size, off=off)
-    # Only an IOMMU that tells its ranges says what the last page of all is.
+    # Only an IOMMU that reports its ranges says whether the last page can be mapped.
     last = _TOP - (2 if subject.has("physical_iommu") else 3) * PAGE
     for iova in (0, last, 1 << 62, 0xFEE00000):
         core.dma_map(iova, 2 * PAGE)
@@ -149,7 +149,7 @@ def maps_and_unmaps(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-034", needs=("type1v2",), own_open=True)
 def the_old_type1_unmaps_what_was_mapped(subject: Subject) -> Iterator[Script]:
-    """Type1 of the first version: maps are removed by their own addresses."""
+    """Steps: with VFIO_TYPE1_IOMMU, unmap by the addresses that were mapped."""
     if not subject.has("type1"):
         return
     core = Container(_V1)
@@ -166,7 +166,7 @@ def the_old_type1_unmaps_what_was_mapped(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-014", needs=("type1v2",), own_open=True)
 def dma_avail_counts_mappings(subject: Subject) -> Iterator[Script]:
-    """The capability chain before and after a map, and after its unmap."""
+    """Steps: read the capability chain before a map, after it, and after its unmap."""
     core = Container()
     core.memory(pages=4)
     first = core.info()
@@ -182,7 +182,7 @@ def dma_avail_counts_mappings(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-040", "LEG-041", "LEG-042", needs=("type1v2",), own_open=True)
 def addresses_set_anew(subject: Subject) -> Iterator[Script]:
-    """Virtual addresses invalidated and updated, or the refusal of it all."""
+    """Steps: invalidate and update virtual addresses; where that is not supported, it is refused."""
     core = Container()
     core.memory(pages=4)
     core.memory("n", pages=4)
@@ -228,7 +228,7 @@ def addresses_set_anew(subject: Subject) -> Iterator[Script]:
     needs=("type1v2",), own_open=True,
 )  # fmt: skip
 def the_old_dirty_interface(subject: Subject) -> Iterator[Script]:
-    """Start, bitmaps of everything that is mapped, bitmaps with unmaps, and stop; and all that is refused."""
+    """Steps: start, get bitmaps of all mappings, get bitmaps with unmaps, stop; and all that is refused."""
     core = Container()
     script = core.script
     core.memory(pages=64)
@@ -284,7 +284,7 @@ def the_old_dirty_interface(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-008", "LEG-060", needs=("type1v2",), own_open=True)
 def pinned_memory_of_a_container(subject: Subject) -> Iterator[Script]:
-    """VmLck while memory is mapped, unmapped, and left behind by the last group and by the container."""
+    """Steps: map, unmap, remove the last group, close the container.  Verify: VmLck follows."""
     if not subject.has("physical_iommu"):
         return
     core = Container()

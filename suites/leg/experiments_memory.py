@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory in a container: of the device, beyond a limit, of another process, and bitmaps of odd mappings."""
+"""Experiments on device memory, the memory limit, another process, and bitmaps of odd mappings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MMAP = vfio.VFIO_REGION_INFO_FLAG_MMAP
 
 @experiment("LEG-029", needs=("type1v2",), own_open=True)
 def memory_of_the_device_itself(subject: Subject) -> Iterator[Script]:
-    """A region that is mmap-ed is mapped for DMA, as for peer-to-peer."""
+    """Steps: map an mmap-ed region for DMA, as for peer-to-peer."""
     regions = [r for r in subject.capabilities.get("regions") or () if r["flags"] & _MMAP]
     large = [r for r in regions if r["index"] < 6 and r["size"] >= 4 * PAGE]
     if not subject.has("physical_iommu") or not large:
@@ -30,7 +30,7 @@ def memory_of_the_device_itself(subject: Subject) -> Iterator[Script]:
     script = core.script
     core.info()
     script.op("group_get_device_fd", fd="g", dev="dev0", out="d")
-    # Decoding of memory is on: an access to a region that does not decode is a fault.
+    # Turn memory decoding on: access to a region that does not decode faults.
     script.op("region_write", fd="d", region=vfio.VFIO_PCI_CONFIG_REGION_INDEX, off=4, hex="0200")
     index = script.op("mmap", out="bar", n=4 * PAGE, fd="d", region=large[0]["index"])
     there = ((index, "errno", "==", 0),)
@@ -48,7 +48,7 @@ def _in(core: Container, name: str, /, **args: object) -> int:
 
 @experiment("LEG-061", needs=("type1v2",), own_open=True)
 def the_limit_of_locked_memory_holds(subject: Subject) -> Iterator[Script]:
-    """A process with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK."""
+    """Steps: map with a small RLIMIT_MEMLOCK and no CAP_IPC_LOCK."""
     if not subject.has("physical_iommu"):
         return
     core = Container()
@@ -70,7 +70,7 @@ def the_limit_of_locked_memory_holds(subject: Subject) -> Iterator[Script]:
 
 @experiment("LEG-043", needs=("type1v2",), own_open=True)
 def another_process_takes_the_addresses_over(subject: Subject) -> Iterator[Script]:
-    """Addresses invalidated in one process and set anew in another, on the same file."""
+    """Steps: invalidate addresses in one process, update them in another that maps the same file."""
     if not subject.has("update_vaddr"):
         return
     core = Container()
@@ -100,7 +100,7 @@ def another_process_takes_the_addresses_over(subject: Subject) -> Iterator[Scrip
 
 @experiment("LEG-052", "LEG-053", "LEG-054", needs=("type1v2",), own_open=True)
 def bitmaps_of_mappings_that_do_not_fit_bytes(subject: Subject) -> Iterator[Script]:
-    """Mappings of 3, 5 and 7 pages with holes between them, in one bitmap that begins before them."""
+    """Steps: get one bitmap, which begins before mappings of 3, 5 and 7 pages with holes between them."""
     core = Container()
     core.memory(pages=16)
     core.info()

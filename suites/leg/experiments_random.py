@@ -18,7 +18,7 @@ from suites.iom.random_space import CompatBackend, random_space
 from suites.leg.program import Container, Type1Backend
 
 RANDOM_PROGRAMS = 6
-"""On each of the backends."""
+"""Programs on each of the backends."""
 
 
 @experiment(
@@ -48,7 +48,7 @@ def random_programs_on_an_iommufd_as_container(subject: Subject, search: Search)
 @experiment("LEG-062", "LEG-063", "LEG-064", needs=("engine", "type1v2"), search=True, own_open=True)
 def a_device_in_a_container_reaches_what_is_mapped(subject: Subject, rig: Rig) -> Iterator[Core]:
     if subject.has("lockdep") and subject.has("engine_pinned"):
-        # The order in which the container takes its own two locks.
+        # lockdep reports the order in which the container takes its own two locks.
         rig.log.mainline_reports = {"vfio_iommu_type1_register_device": "LEG-064"}
     core = Container()
     core.script.op("group_get_device_fd", fd="g", dev="dev0", out="d")

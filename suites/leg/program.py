@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words that the experiments of this chapter are written in, and its backends."""
+"""Builds the programs of this chapter, and has its backends for random programs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _V1, _V2 = vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU
 
 
 def legacy_flags(flags: int) -> int:
-    """iommufd's READABLE and WRITEABLE as type1's READ and WRITE."""
+    """type1's READ and WRITE for iommufd's READABLE and WRITEABLE."""
     return flags >> 2 & 1 | flags & 2
 
 
 class Container(Core):
-    """A program on a container of its own: slots `g` (the device's group) and `c` (the container)."""
+    """A program with its own container: slots `g` (the device's group) and `c` (the container)."""
 
     def __init__(self, kind: int = _V2, *, group: bool = True, iommu: bool = True) -> None:
         super().__init__(ioas=False)
@@ -32,12 +32,12 @@ class Container(Core):
             self.script.op("container_set_iommu", fd="c", type=kind)
 
     def join(self, group: str, container: str) -> int:
-        """The device's group, opened and put into a container."""
+        """Open the device's group and set the container for it."""
         self.script.op("open_group", dev="dev0", out=group)
         return self.script.op("group_set_container", fd=group, container=container)
 
     def info(self, size: int = INFO_BYTES, fd: str = "c") -> int:
-        """VFIO_IOMMU_GET_INFO; the model learns ranges and page sizes from it."""
+        """VFIO_IOMMU_GET_INFO; the model takes ranges and page sizes from the answer."""
         return self.io("VFIO_IOMMU_GET_INFO", {"argsz": size}, fd=fd)
 
     def dma_map(
@@ -58,7 +58,7 @@ class Container(Core):
         return self.io("VFIO_IOMMU_DIRTY_PAGES", {"argsz": 8, "flags": flags, **spoilt}, fd="c")
 
     def bitmap(self, cmd: str, iova: int, size: int, flags: int, /, room: int = 0, **spoilt: Any) -> int:
-        """The dirty bitmap of a range, by GET or by an unmap."""
+        """Get the dirty bitmap of a range, by GET or with an unmap."""
         room = room or (size // PAGE + 63) // 64 * 8
         fields = {
             "flags": flags, "iova": iova, "size": size, "pgsize": PAGE, "bitmap_size": room, **spoilt,
@@ -70,13 +70,13 @@ class Type1Backend:
     """A container of the device's group, for `suites.iom.random_space`."""
 
     copies = chooses = False
-    top = False  # an emulated IOMMU tells no ranges, and older kernels lose what ends at 2^64
+    top = False  # an emulated IOMMU reports no ranges, and older kernels lose a mapping that ends at 2^64
 
     def __init__(self, kind: int) -> None:
         self._kind = kind
 
     def open(self, core: Core) -> None:
-        """Append what makes the space; `core` is a `Container` without an IOMMU yet."""
+        """Append making the space; `core` is a `Container` that has no IOMMU yet."""
         core.script.op("container_set_iommu", fd="c", type=self._kind)
         core.io("VFIO_IOMMU_GET_INFO", {"argsz": INFO_BYTES}, fd="c")
 
