@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver that modules.alias chooses for the device, and what the kernel binds."""
+"""Experiments on the driver that modules.alias selects for the device, and what the kernel binds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTHING: dict[str, Any] = {"threads": [{"name": "main", "ops": []}]}
 
 @experiment("SEL-001", "SEL-002", "SEL-003", "SEL-004", "SEL-005", needs=("pci",))
 def the_fewest_wildcards_choose_one_driver(rig: Rig) -> None:
-    """The device's modalias, and what the running kernel's modules.alias makes of it."""
+    """Verify: the running kernel's modules.alias has one best vfio_pci: alias for the device's modalias."""
     device = _described(rig)
     modalias = str(device["modalias"])
     shown = _read(rig, "cat " + " ".join(f"{device['path']}/{name}" for name in _ID_FILES)).split()
@@ -52,7 +52,7 @@ def the_fewest_wildcards_choose_one_driver(rig: Rig) -> None:
     needs=("pci",),
 )  # fmt: skip
 def the_kernel_binds_what_driver_override_names(rig: Rig) -> None:
-    """Overrides, unbinds and probes: first one by one, then in random sequences; the host is restored."""
+    """Steps: override, unbind and probe, first one by one, then in random order; the host is restored."""
     rig.release()
     aliases = _aliases(rig)
     try:
@@ -62,7 +62,7 @@ def the_kernel_binds_what_driver_override_names(rig: Rig) -> None:
         _bindings(rig, choice, aliases)
         rig.read_log(_NOTHING, [])
     finally:
-        # Whatever is bound now: the agent's undo, and the next test's provisioning, put it right.
+        # Whatever is bound now, the agent's undo and the next test's provisioning restore it.
         rig.drop()
 
 
@@ -93,7 +93,7 @@ def _bindings(rig: Rig, choice: Choice, aliases: tuple[Alias, ...]) -> None:
 
     bare = _move(rig, Move("", ("unbind", "probe")))[-1]
     rig.observe("SEL-016", bare["override"] is None, "no override", str(bare["override"]))
-    # A driver's own plain ids are the evidence: an id that somebody gave it by new_id binds, and rightly so.
+    # Only a driver's own plain ids are evidence: an id that was added by new_id may bind.
     plain = bare["module"] in others(choice.modalias, aliases)
     if bare["vfio_name"] is None or plain:
         rig.observe(
@@ -132,7 +132,7 @@ def _move(rig: Rig, move: Move) -> list[dict[str, Any]]:
 
 
 def _rng(rig: Rig) -> random.Random:
-    """From the seed and the name only, without opening the device as `rig.subject` does."""
+    """A generator seeded by seed and name alone; unlike `rig.subject`, it does not open the device."""
     digest = hashlib.sha256(f"{rig.seed}:sel".encode()).digest()
     return random.Random(int.from_bytes(digest[:8], "big"))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's driver matching must give, as a small model: override, bound driver, steps."""
+"""A small model of the kernel's driver matching: override, bound driver, steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_DRIVER = "vfiocert-none"
 
 @dataclass(frozen=True)
 class Move:
-    """What one call of the agent's `rebind` does: the override to write, then unbinds and probes."""
+    """One call of the agent's `rebind`: the override to write, then unbinds and probes."""
 
     override: str
     steps: tuple[str, ...]
@@ -24,10 +24,10 @@ class Move:
 
 @dataclass
 class Matching:
-    """The device's driver as `driver_override` and probes must leave it.
+    """The driver that the device must have after writes of `driver_override`, unbinds and probes.
 
-    `loaded` are the drivers that may be named; `native` is what a probe binds without an override (None:
-    nothing, or what nobody can know: then `native_known` is False and it is not compared).
+    `loaded` are the drivers that an override may name.  `native` is what a probe binds without an override;
+    None is nothing, or unknown if `native_known` is False, and then it is not compared.
     """
 
     driver: str | None
@@ -36,7 +36,7 @@ class Matching:
     native_known: bool = True
 
     def apply(self, move: Move) -> list[tuple[str, str | None, bool]]:
-        """What each entry of the agent's answer must show: (step, driver, whether it is known)."""
+        """What each entry of the agent's answer must show: (step, driver, whether the driver is known)."""
         expected = [("override", self.driver, True)]
         known = True
         for step in move.steps:
@@ -51,20 +51,20 @@ class Matching:
         return expected
 
     def differences(self, move: Move, seen: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Apply `move`; where the agent's answer differs, in words; [] where it is as it must be."""
+        """Apply `move`; returns each difference of the agent's answer in words, [] if there is none."""
         found: list[str] = []
         for (step, driver, known), entry in zip(self.apply(move), seen, strict=True):
             if known and entry["driver"] != driver:
                 found.append(f"after {step}: {driver or 'none'} expected, {entry['driver'] or 'none'} bound")
             if (entry["override"] or "") != move.override:
                 found.append(f"after {step}: driver_override reads {entry['override']!r}")
-        # What follows is judged from what is, so that one fault is told once.
+        # Go on from the real state, so that one fault is reported once.
         self.driver = seen[-1]["driver"]
         return found
 
 
 def random_moves(rng: random.Random, drivers: Sequence[str], count: int) -> list[Move]:
-    """`count` moves over these drivers, a name of none, and the cleared override."""
+    """`count` random moves over these drivers, an unknown name, and the cleared override."""
     names = [*drivers, NO_DRIVER, ""]
     steps = (("unbind", "probe"), ("probe",), ("unbind",), ("unbind", "probe", "probe"), ())
     return [Move(rng.choice(names), rng.choice(steps)) for _ in range(count)]
