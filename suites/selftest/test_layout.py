@@ -205,7 +205,7 @@ def test_a_file_without_rank_is_seen():
 
 
 def test_agent_and_uapi_are_islands():
-    """They run on the lab host's Python 3.8: only the standard library of then, themselves, and uapi."""
+    """They run on the lab host under Python 3.8: they import its standard library, themselves, and uapi."""
     allowed = {"harness.agent": ("harness.agent", "harness.uapi"), "harness.uapi": ("harness.uapi",)}
     younger = {"tomllib", "graphlib", "zoneinfo"}
     wrong = []
@@ -254,7 +254,7 @@ def test_every_source_says_its_licence():
     assert not wrong, "\n".join(wrong)
 
 
-# Hosts that a text may name: references for the reader. Packages come from where the machine is set to look.
+# Hosts that a text may name, as references. Packages come from what the machine is configured to use.
 HOSTS = re.compile(
     r"(www\.)?(apache\.org|kernel\.org|gnu\.org|json-schema\.org|spdx\.org|w3\.org|testanything\.org)"
     r"|[\w.-]+\.kernel\.org|[\w.-]*\.?example(\.com|\.org)?|[\w.-]+\.(invalid|test)|[\w-]+|127\.0\.0\.1"
@@ -267,7 +267,7 @@ HERE = re.compile(
 
 
 def foreign_words(path: str, text: str) -> list[str]:
-    """Places of this machine, registries and other hosts that `text` names, a line each."""
+    """Paths of this machine, registries and other hosts that `text` names, one line each."""
     wrong = []
     for number, line in enumerate(text.splitlines(), 1):
         found = [m[0] for m in HERE.finditer(line)] + [m[0] for m in REGISTRY.finditer(line)]
@@ -400,7 +400,7 @@ WIDE_DOCUMENTS = {"docs/proof.md"}  # tables alone, made by a command
 
 
 def wide_lines(path: str, text: str) -> list[str]:
-    """Lines of prose over the width, each as `path:line`; tables, code and one long word are none."""
+    """Lines of prose over the width, as `path:line`; tables, code and a single long word are exempt."""
     found, fenced = [], False
     for number, line in enumerate(text.splitlines(), 1):
         fenced ^= line.lstrip().startswith("```")

@@ -341,7 +341,7 @@ def test_an_actor_that_is_told_to_exit_ends_with_status_0(agent):
 
 
 def test_an_actor_does_not_hold_what_is_the_agents(agent):
-    """A lease must end with the agent even where a forked process lives on."""
+    """A lease must end with the agent, even where a forked process outlives it."""
 
     def forked(name):
         ready = thread(

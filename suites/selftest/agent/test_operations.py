@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of operations: whole, and right about which of them touch a device."""
+"""The table of operations: complete, and correct about which of them touch a device."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from harness.agent.operations import (
 from harness.agent.perform import FUNCTIONS
 from harness.agent.validation import TYPES
 
-# What of a context may lead to a device: its fds, memory that may be mapped from it, its entry in the
-# program, and processes that hold any of them.
+# What in a context may give access to a device: its fds, memory that may be mapped from it, its entry in
+# the program, and processes that hold any of them.
 _WAYS = {"fds", "maps", "device", "actors"}
 
-# Operations that have such a thing in hand and touch no device, by the reason.
+# Operations that have such access and touch no device, by the reason.
 NOT_THE_DEVICE = {
     "the kernel answers from the table of fds, the inode or the socket, and calls no driver": {
         "dup", "fcntl", "stat", "send_fd", "recv_fd",
@@ -37,10 +37,10 @@ NOT_THE_DEVICE = {
     "these end in time by themselves, whatever an actor is stuck in": {"kill", "exit", "wait"},
 }  # fmt: skip
 
-# Operations that touch a device, although they are given no such thing.
+# Operations that touch a device without such access.
 BY_OTHER_WAYS = {"open", "open_iommufd", "open_container"}  # by a path
 
-# The rest is of this process alone; no fd and no memory of a program comes into it.
+# The rest concerns this process alone; it uses no fd and no memory of a program.
 OUR_OWN = {
     "barrier", "bytes", "drop_capability", "eventfd", "memfd", "pinned_memory", "pipe", "read_text",
     "rlimit_memlock", "sleep", "socketpair",
@@ -73,7 +73,7 @@ def ways_of(function: FunctionType) -> set[str]:
 
 
 def test_what_has_a_device_in_hand_is_marked_or_has_its_reason():
-    """Steps: read the code of every operation. Verify: its mark is what its code says, but for the lists."""
+    """Steps: read the code of every operation.  Verify: its mark agrees, or a list has the reason."""
     excused = set().union(*NOT_THE_DEVICE.values())
     wrong = []
     for name, function in FUNCTIONS.items():
@@ -89,7 +89,7 @@ def test_the_operations_that_touch_no_device_are_these():
 
 
 def test_the_lists_name_only_what_they_speak_of():
-    """Verify: an operation that is excused has something in hand; the others of the lists have not."""
+    """Verify: an excused operation has access to a device; those of the other lists have none."""
     assert all(ways_of(FUNCTIONS[name]) for reason in NOT_THE_DEVICE.values() for name in reason)
     assert not any(ways_of(FUNCTIONS[name]) for name in OUR_OWN | BY_OTHER_WAYS)
 
@@ -108,7 +108,7 @@ def test_what_is_no_operation_touches_no_device(name):
 
 
 def test_every_entry_is_whole():
-    """Verify: known types, one deadline class, known marks, and a sentence on what it does."""
+    """Verify: known types, one deadline class, known marks, and a sentence that says what it does."""
     for name, one in OPERATIONS.items():
         assert name == one.name
         assert set(one.args.values()) <= TYPES.keys(), name

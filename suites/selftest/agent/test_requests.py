@@ -71,7 +71,7 @@ def test_features_lie_behind_their_head():
 
 
 def test_what_a_hot_reset_takes_along_is_read_from_the_answer(monkeypatch):
-    """Verify: the id of a device that is not owned is -1, and no more devices are read than there is room."""
+    """Verify: a device that is not owned has id -1; no more devices are read than the buffer holds."""
     entries = struct.pack("=iHBB", -1, 0, 4, 0x21) + struct.pack("=iHBB", 7, 1, 0, 0)
 
     def ioctl(fd, number, buffer, mutate):

@@ -34,7 +34,7 @@ def host(embedded_lab: EmbeddedLab) -> Iterator[Host]:
 
 
 def test_both_devices_of_a_group_are_bound_tried_and_put_back(host: Host) -> None:
-    """The companion too; what the kernel answers is what the model of ownership expects."""
+    """The companion too; the kernel answers as the model of ownership expects."""
     spec = next(each for each in embedded_devices() if each.id == "edu-pair")
     before = host.agent.call("snapshot_host", devices=PAIR)
     with provisioned(host, spec, holder="me") as ready:

@@ -29,7 +29,7 @@ SUBJECT = Subject({"mock": "a model"}, rng=random.Random(1))
 
 
 def space_programs() -> list[dict[str, Any]]:
-    """Programs on IOASs and on the compatibility mode, and the edges that random ones seldom meet."""
+    """Programs on IOASes and in compatibility mode, and edge cases that random programs seldom reach."""
     rng = random.Random(7)
     programs = []
     for number in range(24):

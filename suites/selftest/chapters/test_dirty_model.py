@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device DMA logging against the model: silent on the whole one, every broken rule caught by its clause."""
+"""Device DMA logging on its model: no clause fails unbroken; each broken rule fails its own clause."""
 
 from __future__ import annotations
 

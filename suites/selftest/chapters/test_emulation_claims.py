@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chapters EMU and ACC (tokens): on the traces of a host that keeps every rule no claim fails, and each claim
-fails on the trace of a host that breaks it."""
+"""Claims of chapters EMU and ACC (tokens): none fails on a host that keeps every rule, and each can fail.
+
+The traces are made from the claims themselves.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def holding(records: dict[int, dict[str, Any]], test: list[Any], wanted: bool) -
 
 
 def trace_of(program: dict[str, Any], broken: int = -1) -> list[dict[str, Any]]:
-    """Records by which every claim is checked and holds, but for claim number `broken`."""
+    """A trace in which every claim is checked and holds, except claim number `broken`."""
     ops = program["threads"][0]["ops"]
     records: dict[int, dict[str, Any]] = {
         i: {"t": "main", "i": i, "op": name, "ret": 0, "errno": 0, "t0": i, "dt": 1}
@@ -78,7 +80,7 @@ def trace_of(program: dict[str, Any], broken: int = -1) -> list[dict[str, Any]]:
 
 
 def broken_claims(program: dict[str, Any], broken: int = -1) -> set[str]:
-    """Clauses whose claims the oracle finds broken on such a trace; the other judges are not asked."""
+    """Clauses whose claims the oracle finds broken on such a trace; no other judge runs."""
     records: dict[tuple[str | None, int], Any] = {(None, r["i"]): r for r in trace_of(program, broken)}
     verdict = Judgement()
     _judge_claims(program, records, verdict)
@@ -88,7 +90,7 @@ def broken_claims(program: dict[str, Any], broken: int = -1) -> set[str]:
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)), ids=NAMES)
 def test_each_claim_can_fail_and_none_does_without_reason(number: int) -> None:
-    """The trace is made from the claims; a claim is then broken, one at a time."""
+    """Steps: make a trace from the claims, then break one claim at a time."""
     program = PROGRAMS[number][1].to_json()
     assert program["claims"]
     assert not broken_claims(program)
@@ -97,7 +99,7 @@ def test_each_claim_can_fail_and_none_does_without_reason(number: int) -> None:
 
 
 def test_every_clause_of_the_chapters_has_a_claim_or_an_observation() -> None:
-    """What programs do not claim, an experiment that does its own work observes in sysfs."""
+    """A clause that no program claims is observed by an experiment that does its own work."""
     claimed = {claim["clause"] for _, script in PROGRAMS for claim in script.to_json()["claims"]}
     observed = {
         clause
@@ -109,7 +111,7 @@ def test_every_clause_of_the_chapters_has_a_claim_or_an_observation() -> None:
 
 
 def test_special_devices_are_spoken_of_by_their_own_clauses_alone() -> None:
-    """A device without IOMMU, or a VF that needs a token, cannot be opened by the others' programs."""
+    """Programs of other chapters cannot open a device without an IOMMU, or a VF that needs a token."""
     for capability in ("noiommu", "vf_token_pair"):
         known = {capability: True, "bind_token": True, "group_pair": True}
         spoken = {i for i, clause in by_id().items() if not applicable(clause, known)}

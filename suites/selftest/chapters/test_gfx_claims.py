@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DEV-140 to DEV-153: displays that keep the text break none, and each way to be wrong is caught."""
+"""DEV-140 to DEV-153: a correct display breaks no clause, and each wrong one is caught."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Display:
 
 
 def _following(programs: Any, verdict: Judgement) -> Any:
-    """The next program, which may go by what the one before showed."""
+    """The next program, which may depend on the verdict on the one before."""
     try:
         return programs.send(verdict) if isinstance(programs, Generator) else next(programs, None)
     except StopIteration:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chapter against the model: silent on the whole one, and every broken rule caught by its own clause."""
+"""Chapter MIG on its model: no clause fails on the unbroken model; each broken rule fails its own clause."""
 
 from __future__ import annotations
 

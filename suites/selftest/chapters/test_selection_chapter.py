@@ -98,13 +98,13 @@ class Connection:
         self.ready = SimpleNamespace(wire={"pci": "0000:00:05.0"})
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
     def recover(self) -> None:
-        """Nothing breaks."""
+        """Nothing to recover."""
 
     def console(self) -> list[str]:
-        """It has none."""
+        """There is no console."""
         return []
 
 
@@ -142,7 +142,7 @@ def test_a_variant_driver_with_plain_ids_is_caught(tmp_path: Path) -> None:
 
 
 def test_an_id_given_at_run_time_is_no_fault(tmp_path: Path) -> None:
-    """new_id makes a driver take a device without an override, and rightly so: it cannot be decided."""
+    """After new_id a driver may take a device without an override, so the clause cannot be decided."""
     broken, rig = broken_clauses(Kernel("new_id"), tmp_path)
     assert "SEL-017" not in broken
     assert "new_id" in rig.undecided["SEL-017"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quiescence against the model: silent on the whole one, every broken rule caught by its clause."""
+"""Quiescence on its model: no clause fails on the unbroken model; each broken rule fails its own clause."""
 
 from __future__ import annotations
 

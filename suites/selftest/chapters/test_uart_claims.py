@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DEV-130 to DEV-135: a 16550 that keeps the data sheet breaks none, and each way to be wrong is caught."""
+"""DEV-130 to DEV-135: a correct 16550 breaks no clause, and each wrong one is caught."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Uart:
         self.was_up = self.masked = False
 
     def pending(self) -> list[int]:
-        """Sources that are enabled and have something to say, the most urgent first."""
+        """Sources that are enabled and pending, the most urgent first."""
         raised = {
             RLSI: self.overrun, RDI: bool(self.fifo), THRI: not self.thr_told, MSI: self.modem,
         }  # fmt: skip
@@ -43,7 +43,7 @@ class Uart:
         return [source for source in raised if raised[source] and enabled & source & ~silent]
 
     def line(self) -> None:
-        """What follows from the registers for the interrupt line: automasked, as INTx is."""
+        """Update the interrupt line from the registers; it is automasked, as INTx is."""
         up = bool(self.pending())
         if up and not self.masked and not self.was_up:
             self.signals += 1

@@ -21,7 +21,7 @@ CLAUSES = ("MIG-00*", "MIG-021", "MIG-095", "MIG-100", "MIG-115", "MIG-121", "MI
 
 
 def _as_from_a_terminal() -> None:
-    """What a background job ignores, SIGINT for one, its children ignore too: Ctrl-C could not be tried."""
+    """Restore SIGINT, which a background job and its children ignore: Ctrl-C must work in the child."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -62,7 +62,7 @@ class Certify:
 
     @property
     def text(self):
-        """All that it has said."""
+        """All output so far."""
         return "\n".join(self.lines)
 
     def wait_line(self, pattern, deadline_s=120.0):
@@ -75,7 +75,7 @@ class Certify:
         raise AssertionError(f"ended without {pattern!r}:\n{self.text}")
 
     def status(self, deadline_s=180.0):
-        """Its exit status; everything it printed is read then."""
+        """Its exit status, after reading all of its output."""
         status = self.process.wait(deadline_s)
         while (line := self._queue.get(timeout=10)) is not None:
             self.lines.append(line)

@@ -23,7 +23,7 @@ ADVISORIES = {
     "DIRTY-016", "MIG-020", "MIG-078", "MIG-109", "MIG-110",
 }  # fmt: skip
 KERNELS = {clause.id for clause in all_clauses() if clause.mainline and "lockdep" not in clause.needs}
-UNTRIED = {"DEV-029", "DEV-031"}  # near reads leak memory already: far ones could take the host down
+UNTRIED = {"DEV-029", "DEV-031"}  # near reads already leak memory; far ones could crash the host
 PROJECT = Path(__file__).resolve().parents[3]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert check` itself: what it passes on, when it gives up, what it says at the end."""
+"""`vfiocert check` itself: what it passes on, when it gives up, and the table at its end."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def compiled(tmp_path: Path) -> KernelBuild:
 
 
 def test_counters_become_executed_lines(compiled: KernelBuild) -> None:
-    """The line that ran, the line that did not, and what has no code."""
+    """A line that ran, a line that did not, and a line without code."""
     assert compiled.build_tree
     data = (compiled.build_tree / "drivers/vfio/group.gcda").read_bytes()
     found = executed_lines(compiled, {"drivers/vfio/group.gcda": data})
@@ -90,13 +90,13 @@ def test_an_object_that_never_ran_has_all_its_lines_missed(compiled: KernelBuild
 
 
 def test_damaged_counters_are_the_labs_fault(compiled: KernelBuild) -> None:
-    """gcov's words, in one line."""
+    """One line with gcov's message."""
     with pytest.raises(LabError, match="not a gcov data file"):
         executed_lines(compiled, {"drivers/vfio/group.gcda": b"damaged"})
 
 
 def test_damaged_notes_are_the_labs_fault(compiled: KernelBuild) -> None:
-    """One line with what gcov says."""
+    """One line with gcov's message."""
     assert compiled.build_tree
     (compiled.build_tree / "drivers/vfio/group.gcno").write_bytes(b"oncg")
     with pytest.raises(LabError, match=r"gcov cannot read group\.gcno: "):
@@ -104,7 +104,7 @@ def test_damaged_notes_are_the_labs_fault(compiled: KernelBuild) -> None:
 
 
 def test_only_a_gcov_build_of_ours_will_do(compiled: KernelBuild) -> None:
-    """A plain kernel has no counters, a build without notes is damaged."""
+    """A plain kernel has no counters; a build without notes is damaged."""
     with pytest.raises(UsageError, match="plain"):
         executed_lines(replace(compiled, flavour="plain"), {})
     assert compiled.build_tree
@@ -125,7 +125,7 @@ def test_only_a_gcov_build_of_ours_will_do(compiled: KernelBuild) -> None:
     ],
 )
 def test_only_counters_of_the_profiled_folders_are_taken(name: str, place: str | None) -> None:
-    """What a guest puts into the archive is not trusted."""
+    """The archive comes from a guest and is not trusted."""
     assert _below_the_build(name) == place
 
 
@@ -193,7 +193,7 @@ def test_ranges() -> None:
     "text", ["x: 1", "- file: a", "- {file: a, function: b, reason: 1}", "- {a: b}", "- [", "\xff"]
 )
 def test_wrong_reasons_are_refused(text: str, tmp_path: Path) -> None:
-    """With the entry's number or the parser's words."""
+    """The message has the number of the entry, or the parser's message."""
     (tmp_path / "r.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match=r"r\.yaml"):
         load_reasons(tmp_path / "r.yaml")
@@ -203,7 +203,7 @@ def test_wrong_reasons_are_refused(text: str, tmp_path: Path) -> None:
     "text", ["", "[]", json.dumps({"schema": 99, "files": {}}), json.dumps({"schema": 1})]
 )
 def test_what_is_no_earlier_run_is_refused(text: str, tmp_path: Path) -> None:
-    """Named with its option."""
+    """The message names the option."""
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(UsageError, match="--compare="):
         load_saved(tmp_path / "c.json")

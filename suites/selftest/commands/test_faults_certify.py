@@ -41,7 +41,7 @@ def fresh_lab(embedded_lab):
 
 @pytest.fixture
 def labs_file(fresh_lab, tmp_path):
-    """An inventory with the lab as an ordinary host: no snapshot brings that back."""
+    """An inventory with the lab as an ordinary host, which has no snapshot to restore it."""
     device = {"id": "uart", "host": "node", "mdev": {"parent": "mtty", "type": "mtty-1"}, "profile": "mtty"}
     path = tmp_path / "labs.yaml"
     path.write_text(json.dumps({"labs": {"rack": {"hosts": {"node": spec(fresh_lab)}, "devices": [device]}}}))
@@ -66,7 +66,7 @@ def snapshot(lab, host_name="embedded.embedded"):
 
 
 def is_restored(lab, before, deadline_s=60.0):
-    """What is different from `before` when the deadline has passed, [] as soon as nothing is."""
+    """The differences from `before` at the deadline; [] as soon as there are none."""
     end = time.monotonic() + deadline_s
     while (left := snapshot_difference(before, snapshot(lab))) and time.monotonic() < end:
         time.sleep(1)
@@ -74,7 +74,7 @@ def is_restored(lab, before, deadline_s=60.0):
 
 
 def kill_agent(lab):
-    """Kill the agent: whoever locks a journal on the lab host."""
+    """Kill the agent: the process that holds the lock of a journal on the lab host."""
     assert on_host(lab, "kill -9 $(cat /run/vfiocert/journal/*/owner.lock) && echo killed") == "killed\n"
 
 
@@ -136,7 +136,7 @@ def test_a_kernel_that_crashes_is_reported_with_its_log(fresh_lab, tmp_path):
 
 
 def test_a_full_disk_on_the_controller_is_no_verdict_and_resumes(fresh_lab, tmp_path):
-    """Steps: --out on 64 KiB.  Verify: status 3 in one line; with space, --resume finishes as ever."""
+    """Steps: --out on 64 KiB.  Verify: status 3, one line; with more space, --resume finishes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(

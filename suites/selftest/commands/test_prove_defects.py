@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of seeded defects: what is read, what is refused, and that those of the project are sound."""
+"""The tables of seeded defects: what is read and what is refused; the project's own are correct."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A saved finding is read as it was written, and one that is none is refused in one line."""
+"""A saved finding is read back as it was written; another file is refused in one line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_file_that_lacks_a_field_is_one_line(tmp_path: Path, field: str) -> No
 
 
 def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """Its keys, and one that somebody added."""
+    """It has the keys of that version, and one unknown key."""
     path = tmp_path / "f.json"
     values = {
         "schema": 1, "device": "mtty0", "profile": "mtty", "clause": "MIG-001", "own": False,
@@ -76,7 +76,7 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 def test_a_lone_surrogate_in_a_trace_costs_no_finding(tmp_path: Path) -> None:
-    """An answer of the lab is decoded JSON, and may hold half a pair."""
+    """The lab's answer is decoded JSON, which may hold half of a surrogate pair."""
     path = tmp_path / "f.json"
     torn = saved().model_copy(update={"trace": [{"op": "read", "text": "\udcff"}]})
     path.write_text(torn.to_json())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A controller killed at any point: its lab goes away, and `--resume` ends where an undisturbed run would."""
+"""A controller killed at any point: its lab ends, and `--resume` gives the result of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def undisturbed(embedded_lab, tmp_path_factory):
-    """Verdicts and tests of a run that nothing happened to."""
+    """Verdicts and tests of an undisturbed run."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     with Certify(embedded_lab, out) as run:
         assert run.status() == 0, run.text

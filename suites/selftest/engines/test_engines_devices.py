@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic engines on devices of the embedded lab: what they say they wrote is in memory."""
+"""Traffic engines on devices of the embedded lab: what they report as written is in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINES = {"nvme0": "nvme", "edu0": "edu", "ref": "vfiocert_ref", "edu-ref": "ed
 
 
 def rig_of(lab: EmbeddedLab, device: str, out: Path) -> Rig:
-    """A rig for a built-in device, or for the whole NVMe controller, which is none of them."""
+    """A rig for a built-in device, or for the whole NVMe controller, which is not one of those."""
     inventory = inventory_of(None, EMBEDDED)
     if device != "nvme0":
         target = select(inventory, EMBEDDED, [device])[0]

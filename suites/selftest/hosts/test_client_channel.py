@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the client makes of channels that end, stall, or carry something else: one line, right class."""
+"""Channels that end, stall, or carry other data: the client gives one line of the right error class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Canned:
-    """A transport that says `data` and then ends, or stalls."""
+    """A transport that sends `data`, then ends or stalls."""
 
     def __init__(self, data, status=None, stderr="", stalls=False):
         self.data, self.status, self.stderr, self.stalls = data, status, stderr, stalls

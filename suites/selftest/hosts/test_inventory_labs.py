@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""labs.yaml: each way of writing it wrong is one line: file, line, place, value and what is allowed."""
+"""labs.yaml: each mistake gives one line with file, line, place, value and what is allowed."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_real_aliases_lead_to_the_profiles_driver(module: str, vendor: int, devi
 
 
 def test_a_profiles_ids_are_all_of_its_drivers_aliases() -> None:
-    """The other way round: what a small driver's table has, its profile names (xe names examples)."""
+    """The reverse: a profile names all ids in the table of a small driver (xe names examples)."""
     for profile in VARIANTS:
         rest = "sv00000000sd00000000bc00sc00i00"
         patterns = [a.pattern for a in REAL if a.vfio and a.module == profile.module]
@@ -111,7 +111,7 @@ def test_no_alias_no_driver() -> None:
 
 
 def test_patterns_of_a_hand_are_matched_as_globs_and_seen_as_odd() -> None:
-    """MODULE_ALIAS() takes any text."""
+    """MODULE_ALIAS() accepts any text."""
     (alias,) = parse_aliases("alias vfio_pci:v00001234d000011E[0-9]sv* odd-module")
     assert alias.matches(EDU)
     assert not alias.regular
@@ -124,7 +124,7 @@ def test_patterns_of_a_hand_are_matched_as_globs_and_seen_as_odd() -> None:
     ["", "pci:", "usb:v1234", EDU.lower(), EDU + "x", EDU.replace("pci", "vfio_pci"), "pci:" + "v" * 9999],
 )
 def test_what_is_no_modalias_is_refused(text: str) -> None:
-    """With the form that is wanted, and not all of the text."""
+    """The message has the expected form, and only a part of the text."""
     with pytest.raises(UsageError, match=r"is not pci:v") as caught:
         choose(text, REAL)
     assert len(str(caught.value)) < 400
@@ -151,7 +151,7 @@ def test_alias_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_agent_chooses_as_the_library_does(tmp_path: Path) -> None:
-    """The agent, an island, has the algorithm again: on all ids of the real data they agree."""
+    """The agent has its own copy of the algorithm: both must agree on all ids of the real data."""
     modules = Modules(Sysfs(str(tmp_path)))
     folder = Path(modules.folder)
     folder.mkdir(parents=True)

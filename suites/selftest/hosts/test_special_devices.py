@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that cannot just be opened, on the lab: no-IOMMU mode, a VF and its PF; the host is as it was."""
+"""Devices that need preparation, on the lab: no-IOMMU mode, a VF and its PF; the host is restored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def device(name: str) -> DeviceSpec:
 
 
 def test_a_vf_and_its_pf_are_made_and_put_back(host: Host) -> None:
-    """VFs, drivers, reset methods and the module's parameter are as before."""
+    """Verify: VFs, drivers, reset methods and the module's parameter are restored."""
     before = host.agent.call("snapshot_host", devices=[PF]), host.exec(MODE, 10.0)[1]
     with provisioned(host, device("nvme-token"), holder="me") as ready:
         assert ready.capabilities["vf_token_pair"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection that breaks while a command is being ended: the first fault is the one that is told."""
+"""A connection that breaks while a command is being ended: the first fault is the one reported."""
 
 from __future__ import annotations
 

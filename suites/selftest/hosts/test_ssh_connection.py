@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""harness/hosts/ssh.py against a real SSH server in this process: what works, and how each failure reads."""
+"""harness/hosts/ssh.py with a real SSH server in this process: what works, and the message on failure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""harness/hosts/host.py: what a host must have, and how it reads when it has not; reconnecting."""
+"""harness/hosts/host.py: what a host must have, the message when it lacks it, and reconnecting."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sshd(tmp_path):
 
 @pytest.fixture
 def agents(monkeypatch):
-    """Agents to start, in order; the last one for ever."""
+    """Agents to start, in order; the last one is used again and again."""
     waiting = [FakeAgent({"uid": 0, "kernel": "7.2.12", "boot_id": "b1"}, dict(HEALTHY))]
 
     def start(transport, *, name, deadline_s):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper of a lab, with a shell in QEMU's place: it ends what nobody wants."""
+"""The keeper of a lab, with a shell in place of QEMU: it ends a lab that is no longer used."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chapter DEV without a lab: the judge of infos finds what is wrong, and programs are well formed."""
+"""Chapter DEV without a lab: the judge of device info finds each fault, and programs are well formed."""
 
 from __future__ import annotations
 
@@ -204,6 +204,6 @@ def test_each_claim_can_fail() -> None:
             plain = {key: value for key, value in made.items() if key != "judge"}
             verdict = judge({}, {**plain, "judge": "none"}, trace)
             broken |= {v.clause for v in verdict.violations}
-    # Held back by a condition on other records, which such a device does not fulfil.
+    # Claims with a condition on other records, which such a device does not meet.
     conditional = {"DEV-032", "DEV-034", "DEV-048"}
     assert named - broken <= conditional

@@ -72,7 +72,7 @@ def test_a_write_beside_a_report_is_in_it_or_in_the_next() -> None:
 
 
 def test_a_write_beside_two_reports_may_be_in_a_third() -> None:
-    """It was reported for an earlier write of the page, and may have come behind both reports."""
+    """The page may be reported for an earlier write; this write may have come after both reports."""
     beside = ("other", "dma", write(3), 8, 25, {"done": True})
     reports = (report(10, 12, 8), report(20, 30, 0), report(40, 41, 8))
     found = judged(STOP, STARTED, WROTE, *reports[:1], beside, *reports[1:], missing="DIRTY-055")

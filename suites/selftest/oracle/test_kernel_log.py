@@ -23,7 +23,7 @@ def _read(name: str) -> Window:
 
 
 def as_expected(seen: Window) -> list[dict[str, Any]]:
-    """What the JSON file beside a log holds."""
+    """The content of the JSON file beside a log."""
     return [
         {
             "kind": event.kind,

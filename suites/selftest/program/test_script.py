@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims read as sentences; what they make is what the oracle reads, and what findings are known by."""
+"""Claims are written as sentences; what they make is what the oracle reads and what identifies findings."""
 
 from __future__ import annotations
 

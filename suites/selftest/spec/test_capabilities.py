@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capabilities are one table: who asks for a name that is not in it is told at once."""
+"""Capabilities are in one table: asking for any other name fails at once."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_publishing_adds_and_never_alters() -> None:
 
 
 def test_ids_are_literals() -> None:
-    """Steps: read the id of every clause in the source. Verify: it stands there, letter by letter."""
+    """Verify: the id of every clause is in the source as a literal."""
     text = "".join(f.read_text(encoding="utf-8") for f in (PROJECT / "harness/spec/clauses").glob("*.py"))
     assert [c.id for c in all_clauses() if text.count(f'"{c.id}"') != 1] == []
 

@@ -88,7 +88,7 @@ def header_folder(lab, tmp_path):
 
 
 def sanitised(base, tmp_path):
-    """Copies of the two headers in which what only the kernel's build knows is defined away."""
+    """Copies of the two headers without what only the kernel's own build knows."""
     target = tmp_path / "include" / "linux"
     target.mkdir(parents=True, exist_ok=True)
     for name in OF_THE_LAB:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of ioctls: the same number means another thing on another kind of fd."""
+"""Names of ioctls: one number means different things on different kinds of fd."""
 
 from __future__ import annotations
 

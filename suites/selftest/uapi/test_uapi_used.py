@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers and structs of the kernel's interface stand in `harness.uapi`, and nowhere else."""
+"""Numbers and structs of the kernel's interface are defined in `harness.uapi` and nowhere else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 def own_numbers(source: str) -> list[str]:
-    """Ioctl numbers that the source writes out, and kernel names that it gives a number itself."""
+    """Ioctl numbers that the source writes out, and kernel names that it defines itself."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if _is_number(node) and node.value in _IOCTLS:
