@@ -141,7 +141,7 @@ def a_frame_buffer_is_given_as_a_dma_buf(subject: Subject) -> Generator[Bench, J
     b.op("close", fd="x")
     verdict = yield b
     if not verdict.checked["DEV-148"]:
-        subject.undecided["DEV-148"] = "the dma-buf was not given, or cannot be mapped, to look into it"
+        subject.undecided["DEV-148"] = "no dma-buf was given, or it cannot be mapped"
     # Each call gives a new fd; closing one must not affect the other.
     b = Bench(subject)
     _switch(b, True)

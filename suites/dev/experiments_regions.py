@@ -144,13 +144,13 @@ def accesses_stay_inside_their_region(subject: Subject) -> Generator[Bench, Judg
             if _nobodys(b, offset + size + beyond):
                 _no_data(b, "DEV-028", offset + size + beyond, "from behind a region")
     if (yield b).violations:
-        _not_tried(subject, "a read close by showed what lies behind a region")
+        _not_tried(subject, "a read just behind a region gave data")
         return
     b = Bench(subject)
     for clause, off, words in _far_places(b):
         _no_data(b, clause, off, words)
     if (yield b).violations:
-        _not_tried(subject, "a read far away showed what lies there")
+        _not_tried(subject, "a read far outside the regions gave data")
         return
     b = Bench(subject)
     for region in b.regions:
@@ -170,7 +170,7 @@ def accesses_stay_inside_their_region(subject: Subject) -> Generator[Bench, Judg
 
 def _not_tried(subject: Subject, why: str) -> None:
     for clause in ("DEV-029", "DEV-031"):
-        subject.undecided[clause] = f"not tried, for it could take the host down: {why}"
+        subject.undecided[clause] = f"not tried, since it could crash the host: {why}"
 
 
 def _no_data(b: Bench, clause: str, off: int, words: str) -> None:
