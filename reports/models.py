@@ -278,6 +278,8 @@ class DeviceResult(_Record):
     clauses: list[ClauseResult] = []
     arcs: list[ArcResult] = []
     counts: dict[Line, int] = {}
+    unexercised: Lines = []
+    """What of the contract the run did not exercise, each with the reason."""
     taint_before: int = 0
     taint_after: int = 0
 
@@ -285,6 +287,12 @@ class DeviceResult(_Record):
     @classmethod
     def _bounded_capabilities(cls, value: Any) -> Any:
         return clip_json(value, MAX_JSON // 16) if isinstance(value, dict) else value
+
+    def verdict_line(self) -> str:
+        """The verdict, and that it does not speak of the whole contract where it does not."""
+        if self.verdict != "conforming" or not self.unexercised:
+            return self.verdict
+        return f"{self.verdict} in what was exercised"
 
     def precision(self) -> str:
         """What the log of device DMA reported beside what the device wrote, in words; '' where none did."""

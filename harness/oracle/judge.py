@@ -25,7 +25,7 @@ from harness.oracle.races import judge_concurrent
 from harness.spec.arcs import Mig
 from harness.spec.clause import Clause
 
-__all__ = ["Judgement", "Violation", "absent", "applicable", "judge"]
+__all__ = ["Judgement", "Violation", "absent", "applicable", "first_absent", "judge"]
 
 Record = Mapping[str, Any]
 Records = Mapping[tuple[str | None, int], Record]
@@ -56,21 +56,33 @@ def applicable(clause: Clause, capabilities: Mapping[str, Any]) -> str:
 
 def absent(needs: Sequence[str], capabilities: Mapping[str, Any]) -> str:
     """PROBE's answer for the first capability of `needs` that the device has not; '' where it has all."""
+    need = first_absent(needs, capabilities)
+    if need is None:
+        return ""
+    if need in _OF_MIGRATION:
+        flags = migration_flags(capabilities)
+        answer = ", ".join(f.name or "" for f in Mig if f in flags) or "none"
+        return f"PROBE said migration features: {answer}"
+    return f"PROBE said {need}: {capabilities.get(f'{need}_why') or repr(capabilities.get(need))}"
+
+
+_OF_MIGRATION: dict[str, Callable[[Mig], bool]] = {
+    "migration": bool,
+    "p2p": lambda flags: bool(flags & Mig.P2P),
+    "pre_copy": lambda flags: bool(flags & Mig.PRE_COPY),
+    "lacks_optional_state": lambda flags: flags & (Mig.P2P | Mig.PRE_COPY) != Mig.P2P | Mig.PRE_COPY,
+}
+"""Capabilities that the flags of VFIO_DEVICE_FEATURE_MIGRATION tell."""
+
+
+def first_absent(needs: Sequence[str], capabilities: Mapping[str, Any]) -> str | None:
+    """Name the first capability of `needs` that the device has not; None where it has all."""
     flags = migration_flags(capabilities)
-    has = {
-        "migration": bool(flags),
-        "p2p": bool(flags & Mig.P2P),
-        "pre_copy": bool(flags & Mig.PRE_COPY),
-        "lacks_optional_state": flags & (Mig.P2P | Mig.PRE_COPY) != Mig.P2P | Mig.PRE_COPY,
-    }
     for need in needs:
-        present = has[need] if need in has else bool(capabilities.get(need))
-        if not present:
-            answer = ", ".join(f.name or "" for f in Mig if f in flags) or "none"
-            value = capabilities.get(f"{need}_why") or repr(capabilities.get(need))
-            said = f"migration features: {answer}" if need in has else f"{need}: {value}"
-            return f"PROBE said {said}"
-    return ""
+        told = _OF_MIGRATION.get(need)
+        if not (told(flags) if told else bool(capabilities.get(need))):
+            return need
+    return None
 
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -126,6 +127,11 @@ class Profile:
     mutate: tuple[Mutation, ...] = ()
     error_hooks: tuple[ErrorHook, ...] = ()
     needs_pf: bool = False
+    expects: Mapping[str, str] = field(default_factory=dict)
+    """Capability -> the kernel series ("6.6") since which every device of this driver shows it, by the
+    driver's source.  One that is missing there makes its clauses inconclusive, and not "not applicable"."""
+    appears: str = ""
+    """What to do where an expected capability is missing, as a sentence."""
     pf_modules: tuple[str, ...] = ()
     """Modules of the PF's driver, whose warnings in the kernel log count against the device, too."""
     explanations: Mapping[str, str] = field(default_factory=dict)
@@ -141,6 +147,14 @@ class Profile:
     """How long one operation may take before it counts as hung, in seconds.  The default is the time that
     mlx5 gives its firmware for one command (MLX5_TO_CMD_MS, .../mellanox/mlx5/core/lib/tout.c)."""
 
+    def expected(self, capability: str, kernel: str) -> str:
+        """Since which series the capability is expected on a kernel of this release; '' where it is not.
+
+        `kernel` is what `uname -r` says; a release that has no number in front expects nothing.
+        """
+        since = self.expects.get(capability, "")
+        return since if since and _series(kernel) >= _series(since) else ""
+
     def present_state(self, region_sizes: Mapping[int, int]) -> tuple[StateRegion, ...]:
         """The state regions that a device with these region sizes (bytes, by index) has."""
         return tuple(s for s in self.state_regions if region_sizes.get(s.region, 0) >= s.offset + s.length)
@@ -152,6 +166,12 @@ class Profile:
             for m in self.mutate
             if all(region_sizes.get(w.region, 0) >= w.offset + len(w.data) for w in m.writes)
         )
+
+
+def _series(release: str) -> tuple[int, int]:
+    """`7.2.12-1-amd64` as (7, 2); (0, 0) for what is no release."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _check_access(what: str, region: int, offset: int, length: int, width: int) -> None:

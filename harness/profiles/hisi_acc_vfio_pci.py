@@ -18,5 +18,8 @@ PROFILE = Profile(
     does_dma=True,
     pci_ids=((0x19E5, 0xA251), (0x19E5, 0xA256), (0x19E5, 0xA259)),
     needs_pf=True,
+    pf_modules=("hisi_qm", "hisi_sec2", "hisi_hpre", "hisi_zip"),
+    expects={"migration": "5.18", "pre_copy": "6.2", "data_size": "6.2"},
+    appears="bind the PF to hisi_sec2, hisi_hpre or hisi_zip (QM version 3 or later) before the VF is bound",
     source="drivers/vfio/pci/hisilicon",
 )

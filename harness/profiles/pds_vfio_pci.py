@@ -17,5 +17,8 @@ PROFILE = Profile(
     does_dma=True,
     pci_ids=((0x1DD8, 0x1003),),
     needs_pf=True,
+    pf_modules=("pds_core",),
+    expects={"migration": "6.6", "p2p": "6.6", "data_size": "6.6", "dma_logging": "6.6"},
+    appears="bind the PF to pds_core before the VF is bound; its firmware must support live migration",
     source="drivers/vfio/pci/pds",
 )

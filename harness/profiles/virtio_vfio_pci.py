@@ -18,5 +18,8 @@ PROFILE = Profile(
     does_dma=True,
     pci_ids=((0x1AF4, 0x1041), (0x1AF4, 0x1042)),
     needs_pf=True,
+    pf_modules=("virtio_pci", "virtio"),
+    expects={"migration": "6.13", "p2p": "6.13", "pre_copy": "6.13", "data_size": "6.13"},
+    appears="bind the PF to virtio-pci; its admin queue must offer device parts (VIRTIO_F_ADMIN_VQ)",
     source="drivers/vfio/pci/virtio",
 )

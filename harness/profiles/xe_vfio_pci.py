@@ -18,5 +18,8 @@ PROFILE = Profile(
     does_dma=True,
     pci_ids=((0x8086, 0xB080), (0x8086, 0xFD80), (0x8086, 0xE202)),
     needs_pf=True,
+    pf_modules=("xe",),
+    expects={"migration": "6.19", "p2p": "6.19", "data_size": "6.19"},
+    appears="bind the PF to xe in SR-IOV PF mode; its GuC firmware must support migration of VFs",
     source="drivers/vfio/pci/xe",
 )

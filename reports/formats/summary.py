@@ -32,7 +32,7 @@ def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
     for device in run.devices[:_MAX_DEVICES]:
         counts = verdict_counts(device.clauses)
         tally = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _ORDER if verdict in counts)
-        rows.append((device.verdict, f"{SYMBOLS[device.verdict]} {device.id}: {device.verdict}"))
+        rows.append((device.verdict, f"{SYMBOLS[device.verdict]} {device.id}: {device.verdict_line()}"))
         facts = [device.driver, device.kernel and f"Linux {device.kernel}"]
         rows.append(("", f"  {', '.join(fact for fact in facts if fact)}") if any(facts) else ("", ""))
         rows.append(("", f"  clauses: {tally or 'none'}"))
@@ -42,6 +42,7 @@ def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
                 f"  {device.arcs_covered()}/64 cells of the state table reached, refused as they must be, "
                 "or not applicable",
             ))  # fmt: skip
+        rows += [("advisory", f"  not exercised: {what}") for what in device.unexercised]
         if device.precision():
             rows.append(("", f"  DMA log: {device.precision()}"))
         if device.taint_after & ~device.taint_before:
