@@ -31,7 +31,7 @@ def suite_arguments(
     *,
     lab: str,
     depth: int,
-    budget: str,
+    budget: str | None,
     seed: int,
     allure: bool = False,
 ) -> list[str]:
@@ -44,9 +44,10 @@ def suite_arguments(
     args = [
         *map(str, chapters()), f"--rootdir={PROJECT}", "-c", str(PROJECT / "pyproject.toml"),
         "-p", "no:cacheprovider", *results, "--capture=no",
-        "--lab", lab, "--depth", str(depth), "--budget", budget, "--vfiocert-seed", str(seed),
+        "--lab", lab, "--depth", str(depth), "--vfiocert-seed", str(seed),
         "--out", str(out.resolve()),
     ]  # fmt: skip
+    args += ["--budget", budget] if budget else []
     for device in devices:
         args += ["--device", device]
     return args

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from fixtures.allure_report import write_run_files
 from fixtures.budget import parse_budget
 from fixtures.connect import inventory_of
 from harness.commands.certification import run_pytest, suite_arguments
@@ -56,7 +55,10 @@ def certify(
     device: Annotated[
         list[str] | None, typer.Option(help="device id; may be repeated  [default: all of the lab]")
     ] = None,
-    budget: Annotated[str, typer.Option(help="time to aim at per device: 90s, 10m, 2h")] = "2m",
+    budget: Annotated[
+        str | None,
+        typer.Option(help="most time a device may take: 90s, 10m, 2h  [default: as long as it needs]"),
+    ] = None,
     depth: Annotated[int, typer.Option(min=1, max=7, help="length of the exhaustive sequences, at most")] = 5,
     kernel: Annotated[
         str | None, typer.Option(help="embedded lab: a series (7.2, 6.12) or a built tree")
@@ -97,7 +99,8 @@ def certify(
 
     Exit status: 0 conforming, 1 non-conforming, 3 no verdict (the lab failed).
     """
-    parse_budget(budget)
+    if budget is not None:
+        parse_budget(budget)
     targets = select(inventory_of(labs_file, lab), lab, device or [])
     clauses = matching(tuple(clause or ()))
     if not clauses:
@@ -138,7 +141,6 @@ def certify(
         with contextlib.suppress(OSError):  # a run that could not begin leaves nothing behind
             (folder / ALLURE).rmdir()
         raise
-    write_run_files(folder / ALLURE, run.run)
     print_summary(run.run, str(folder))
     if run.bugs:
         raise HarnessError(

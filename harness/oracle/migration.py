@@ -32,10 +32,12 @@ from harness.spec.arcs import (
     starts_session,
     states,
 )
+from harness.uapi import vfio
 
 __all__ = ["Session", "Tracker"]
 
 S = State
+_OPT_IN = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
 _ANY = frozenset(State)
 _DATA_IO = {"read", "read_all", "write", "write_all", "precopy_info", "pread", "pwrite", "lseek", "poll"}
 
@@ -270,6 +272,10 @@ class Tracker:
             self.possible = frozenset({end}) if end is not None else _ANY
             self.live, self.why = None, None
 
+    def _op_feature(self, i: int, args: Mapping[str, Any], rec: Mapping[str, Any]) -> None:
+        if rec["errno"] == 0 and int(args["flags"]) == _OPT_IN:
+            self.v2 = True
+
     # -- life of fds
     def _op_dup(self, i: int, args: Mapping[str, Any], rec: Mapping[str, Any]) -> None:
         if rec["errno"] == 0 and args.get("fd") in self.fds and args.get("out"):
@@ -283,7 +289,7 @@ class Tracker:
                 self.why = ("MIG-069", f"still {self.state.name} after close of the data fd")
         elif slot in self.device_slots:
             self._end("MIG-071")
-            self.left = self.state
+            self.left, self.v2 = self.state, False
             self.possible = _ANY
             self.why = None
 

@@ -88,7 +88,7 @@ def probe_capabilities(agent: Runner, entry: Mapping[str, Any], name: str) -> di
         "migration_flags": features,
         "dma_logging_any": any(has[key] for key in has if key.startswith("dma_logging")),
         "dma_logging": has["dma_logging_start"] and has["dma_logging_stop"] and has["dma_logging_report"],
-        # One that fails here, of a device that says it can, is for MIG-143 to judge, and no missing capability.
+        # Where a device says that it can, a failure here is for MIG-143 to judge.
         "reset": not reset["errno"] or bool(device["flags"] & vfio.VFIO_DEVICE_FLAGS_RESET),
         "reset_flag": bool(device["flags"] & vfio.VFIO_DEVICE_FLAGS_RESET),
         "debugfs_state": not debugfs["errno"],

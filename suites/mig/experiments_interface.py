@@ -365,6 +365,62 @@ def open_device(s: Script) -> None:
     s.op("attach", fd="d", pt="ioas")
 
 
+@experiment("MIG-178")
+def poll_in_pre_copy_waits_for_data(subject: Subject) -> Iterator[Script]:
+    """Steps: read to the temporary end of stream, poll, read.  Verify: what poll says is so."""
+    for state in (S.PRE_COPY, S.PRE_COPY_P2P):
+        if state not in subject.states:
+            continue
+        s = subject.script()
+        fd = s.set(state)
+        for _ in range(3):
+            ready = s.op("poll", fd=fd, events=["IN"], timeout_ms=0)
+            got = s.op("read", fd=fd, n=1)
+            s.exceeds("MIG-178", got, "ret", 0, "data, for poll said readable").when(
+                (ready, "revents", "contains", "IN")
+            )
+            s.read_stream(fd)
+        yield s
+
+
+@experiment("MIG-179", needs=("data_size",))
+def the_estimate_speaks_of_what_comes(subject: Subject) -> Iterator[Script]:
+    s = subject.script()
+    s.set(S.STOP)
+    size = s.op("data_size", fd="d")
+    read = s.save()
+    s.exceeds("MIG-179", size, "size", 0, "more than 0 bytes to expect").when(
+        succeeded(size), (read, "n", ">", 0)
+    )
+    yield s
+
+
+@experiment("MIG-050")
+def a_refused_set_leaves_a_device_that_goes_on(subject: Subject) -> Iterator[Script]:
+    """GET may tell the old state though the device is not in it any more: the next arc shows that.
+
+    Steps: an arc, back, requests that must be refused, the same arc.  Verify: it succeeds as before.
+    """
+    lasting = [x for x in subject.states if x != S.RESUMING]
+    for cur in lasting:
+        way_on = next((x for x in lasting if len(path(cur, x, subject.flags) or ()) == 2), None)
+        refused = [x for x in (*range(8), OUT_OF_RANGE) if path(cur, x, subject.flags) is None]
+        if way_on is None or not refused:
+            continue
+        s = subject.script()
+        s.set(cur)
+        s.set(way_on)
+        before = s.last_set()
+        s.set(S.RUNNING)
+        s.set(cur)
+        for target in refused:
+            s.set(target)
+        s.set(way_on)
+        again = f"SET({way_on.name}) in {cur.name} as before the refused SETs"
+        s.succeeds("MIG-050", s.last_set(), again).when(succeeded(before))
+        yield s
+
+
 @experiment("MIG-090", "MIG-091", own_open=True)
 def precopy_info_v2_is_an_opt_in(subject: Subject) -> Iterator[Script]:
     """The opt-in lasts until the device is closed."""

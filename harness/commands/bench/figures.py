@@ -89,8 +89,8 @@ def sweep_figures(
     def whole_stack() -> int:
         for program in programs:
             connection.agent.run(
-                {"devices": device, "session": "main", "keep": ["d", "i", "ioas"], "deadline_ms": 60000,
-                 "threads": program["threads"]}
+                {"devices": device, "session": "main", "keep": ["d", "i", "ioas"],
+                 "deadline_ms": 60000, "op_ms": 60000, "threads": program["threads"]}
             )  # fmt: skip
         return arcs
 

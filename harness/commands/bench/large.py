@@ -43,7 +43,8 @@ def stream_figures(rig: Rig, size: int = STREAM_BYTES) -> list[Figure]:
     begun = time.monotonic()
     result = held.agent.run(
         {"devices": {"dev0": dict(held.device)}, "session": "main", "keep": ["d", "i", "ioas"],
-         "deadline_ms": int(_DEADLINE_S * 1000), "threads": program["threads"]},
+         "deadline_ms": int(_DEADLINE_S * 1000), "op_ms": int(_DEADLINE_S * 1000),
+         "threads": program["threads"]},
         deadline_s=_DEADLINE_S + 30,
     )  # fmt: skip
     taken = time.monotonic() - begun
@@ -82,7 +83,8 @@ def dirty_figures(rig: Rig, pages: int = PAGES, length: int = REPORT_BYTES) -> l
     assert isinstance(held, HostConnection)
     result = held.agent.run(
         {"devices": {"dev0": dict(held.device)}, "session": "main", "keep": ["d", "i", "ioas"],
-         "deadline_ms": int(_DEADLINE_S * 1000), "threads": program["threads"]},
+         "deadline_ms": int(_DEADLINE_S * 1000), "op_ms": int(_DEADLINE_S * 1000),
+         "threads": program["threads"]},
         deadline_s=_DEADLINE_S + 30,
     )  # fmt: skip
     begun = time.monotonic()

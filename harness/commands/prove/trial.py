@@ -35,10 +35,10 @@ from harness.hosts.inventory import EMBEDDED
 from harness.lab.embedded import attach
 from harness.oracle.judgement import Violation
 
-__all__ = ["BUDGET", "DEPTH", "Job", "Mode", "run_trial"]
+__all__ = ["DEPTH", "Job", "Mode", "run_trial"]
 
-BUDGET, DEPTH = "2m", 5
-"""What `certify` takes without --budget and --depth."""
+DEPTH = 5
+"""What `certify` takes without --depth."""
 
 
 Mode = Literal["catch", "named", "chapter", "all"]
@@ -219,7 +219,7 @@ def run_trial(job: Job, lab_name: str, folder: Path) -> None:
             say("fresh")
             trial = Trial(job, say, time.monotonic())
             args = suite_arguments(
-                [job.device], folder, lab=EMBEDDED, depth=DEPTH, budget=BUDGET, seed=job.seed
+                [job.device], folder, lab=EMBEDDED, depth=DEPTH, budget=None, seed=job.seed
             )
             args += ["--lab-name", lab_name, "-p", "no:xdist", "-p", f"no:{CONTROLLER}"]
             for seeding in job.seeding:

@@ -615,4 +615,20 @@ CLAUSES: tuple[Clause, ...] = (
         "a fault address given as the argument is EFAULT, and the state is still told by GET",
         _STATE,
     ),
+    _c(
+        "MIG-178",
+        "SHOULD",
+        "where poll says in PRE_COPY that the data fd is readable, a read gives data",
+        f"{_PRECOPY}: userspace can wait for more data (which may never come) by using poll",
+        "pre_copy",
+        since="v6.2",
+    ),
+    _c(
+        "MIG-179",
+        "SHOULD",
+        "the estimate of MIG_DATA_SIZE is not zero where STOP_COPY then gives data",
+        f"{_SIZE}: the estimated data length that will be required to complete stop copy",
+        "data_size",
+        since="v6.3",
+    ),
 )
