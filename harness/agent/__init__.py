@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs on the lab host: stdlib only, Python 3.8, imports nothing but `harness.uapi` and itself."""
+"""The part that runs on the lab host: Python 3.8, standard library and `harness.uapi` only."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SHA-256 without loading OpenSSL before it is needed: on an emulated host that is felt at the start."""
+"""SHA-256 that loads OpenSSL only when needed, because loading it is slow on an emulated host."""
 
 from __future__ import annotations
 

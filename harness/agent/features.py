@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VFIO_DEVICE_FEATURE with its payload in one struct: the kernel's header declares the two one by one."""
+"""VFIO_DEVICE_FEATURE and its payload in one struct; the kernel's header declares them separately."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DataSizeRequest(ctypes.Structure):
 
 
 class FdRequest(ctypes.Structure):
-    """A feature that is told an eventfd: LOW_POWER_ENTRY_WITH_WAKEUP."""
+    """A feature that takes an eventfd: LOW_POWER_ENTRY_WITH_WAKEUP."""
 
     _anonymous_ = ("feature", "payload")
     _fields_ = [

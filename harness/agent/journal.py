@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The undo journal: how to take a change back is on disk before the change is made.
+"""The undo journal: how to undo a change is on disk before the change is made.
 
-One file a step, `<root>/<run>/NNNN.json`.  A run's folder holds a lock as long as its agent lives, so that
-an undo
-without controller state takes back what dead runs left and leaves the living alone.
+One file per step, `<root>/journal/<run>/NNNN.json`.  A run's folder is locked while its agent lives, so that
+an undo without controller state undoes what dead runs left and leaves live runs alone.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import re
 
 from .failure import Failure
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -30,12 +29,12 @@ _OWNER = "owner.lock"
 
 
 def run_root() -> str:
-    """Return the folder that holds all journals: `/run/vfiocert`, which a reboot empties with the changes."""
+    """Return the root folder of all journals, `/run/vfiocert`; a reboot clears it and the changes alike."""
     return os.environ.get("VFIOCERT_RUN_DIR", "/run/vfiocert")
 
 
 def check_run_name(run: str) -> str:
-    """Return `run`, or raise Failure where it is not a plain name."""
+    """Return `run`; Failure `usage` if it is not a plain name."""
     if not _RUN.match(run):
         raise Failure(
             "usage", "run=%r is not 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit" % run
@@ -67,7 +66,7 @@ class Journal:
         self._count = max(numbers, default=0)
 
     def before(self, step: dict[str, Any]) -> str:
-        """Record how to undo a change that is about to be made; on disk when this returns.  Its path."""
+        """Write to disk how to undo a change, before it is made; return the path of the step."""
         if self._lock_fd < 0:
             self._open()
         self._count += 1
@@ -83,11 +82,11 @@ class Journal:
         return path
 
     def forget(self, path: str) -> None:
-        """Drop a step (what `before` returned) whose change was refused, so that nothing has to be undone."""
+        """Drop the step at `path` (from `before`): its change was refused, so there is nothing to undo."""
         os.unlink(path)
 
     def undo(self, undo: Undo) -> list[dict[str, Any]]:
-        """Take back every step of this run, the last one first."""
+        """Undo every step of this run, the last one first."""
         if self._lock_fd < 0:
             return []
         done = undo_run(self.folder, undo)
@@ -104,7 +103,7 @@ def _fsync_folder(folder: str) -> None:
     try:
         os.fsync(fd)
     except OSError as e:
-        if e.errno != errno.EINVAL:  # a file system that cannot
+        if e.errno != errno.EINVAL:  # EINVAL: a file system without fsync
             raise
     finally:
         os.close(fd)
@@ -115,8 +114,7 @@ def _steps(folder: str) -> list[str]:
 
 
 def undo_run(folder: str, undo: Undo) -> list[dict[str, Any]]:
-    """Take back the steps of one run's folder, the last one first; a step that fails stays and others go
-    on."""
+    """Undo the steps in one run's folder, the last one first; a step that fails stays there."""
     run = os.path.basename(folder)
     done = []
     for name in _steps(folder):
@@ -138,7 +136,7 @@ def undo_run(folder: str, undo: Undo) -> list[dict[str, Any]]:
 
 
 def undo_runs(root: str, run: str | None, own: Journal, undo: Undo) -> list[dict[str, Any]]:
-    """Take back run `run`, or all runs whose agent is dead and this agent's own."""
+    """Undo run `run`, or with None this agent's own run and all runs whose agent is dead."""
     base = os.path.join(root, "journal")
     try:
         names = sorted(os.listdir(base))
@@ -173,6 +171,6 @@ def undo_runs(root: str, run: str | None, own: Journal, undo: Undo) -> list[dict
 
 
 def _remove(folder: str) -> None:
-    import shutil  # dear to import, and seldom needed
+    import shutil  # slow to import, and seldom needed
 
     shutil.rmtree(folder, ignore_errors=True)

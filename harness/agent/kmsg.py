@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel log by sequence numbers: marks, and reads that say when records were lost."""
+"""The kernel log by sequence numbers: write marks, and read records with a sign of lost ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 from .failure import Failure
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -21,7 +21,7 @@ _MAX_RECORDS = 50000
 
 
 def parse_record(data: bytes) -> list[Any] | None:
-    """Return [priority, sequence, microseconds, text] of one read of /dev/kmsg, None where it is none."""
+    """Return [priority, sequence, microseconds, text] of one read of /dev/kmsg, None if it is no record."""
     head, found, rest = data.partition(b";")
     fields = head.split(b",")
     if not found or len(fields) < 3:
@@ -35,15 +35,15 @@ def parse_record(data: bytes) -> list[Any] | None:
 
 
 class KernelLog:
-    """One reader of /dev/kmsg, which goes on where it stopped."""
+    """A reader of /dev/kmsg that continues where it stopped."""
 
     def __init__(self, path: str = "/dev/kmsg") -> None:
         self.path = path
         self._fd = -1
-        self._next = -1  # the sequence number that the next read gives, -1 where it is not known
+        self._next = -1  # the sequence number that the next read gives, -1 if unknown
 
     def mark(self, text: str) -> dict[str, Any]:
-        """Write `text` into the log; {"seq": its number}."""
+        """Write `text` into the log; return {"seq": its sequence number}."""
         if "\n" in text or len(text) > 900:
             raise Failure("usage", "kmsg_mark: text is not one line of up to 900 characters")
         reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -51,7 +51,7 @@ class KernelLog:
             os.lseek(reader, 0, os.SEEK_END)
             writer = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                # Without the newline the record would stay open for a continuation, and invisible.
+                # Without the newline the record would be held back, open for a continuation.
                 os.write(writer, b"<6>" + text.encode() + b"\n")
             finally:
                 os.close(writer)
@@ -93,7 +93,7 @@ class KernelLog:
                 break
             if record[1] < since:
                 continue
-            # A gap in the numbers is a loss, whether or not the kernel told (EPIPE).
+            # A gap in the numbers is a loss, even if the kernel did not report one (EPIPE).
             lost = lost or record[1] > expected
             expected = record[1] + 1
             records.append(record)
@@ -115,7 +115,7 @@ def _read_one(fd: int) -> tuple[list[Any] | None, bool]:
         try:
             data = os.read(fd, _RECORD_BYTES)
         except OSError as e:
-            if e.errno == errno.EPIPE:  # overwritten before we read it; the next read is of the oldest left
+            if e.errno == errno.EPIPE:  # overwritten before we read it; the next read gives the oldest left
                 dropped = True
                 continue
             if e.errno == errno.EAGAIN:

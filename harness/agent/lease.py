@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leases: a device belongs to one run, by a lock that the kernel drops when the agent dies."""
+"""Leases: a device belongs to one run, through a lock that the kernel drops when the agent dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 
 from .failure import Failure
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -59,13 +59,13 @@ class Leases:
                 **other,
             )
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        # The file stays when the lease ends: a lock on a file that somebody unlinked would protect nothing.
+        # The file stays when the lease ends: a lock on an unlinked file would protect nothing.
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps({"holder": holder[:500], "since": since, "pid": os.getpid()}).encode(), 0)
         return fd
 
     def release(self, keys: list[str]) -> dict[str, Any]:
-        """Give back `keys`; those that are not held are no error."""
+        """Give back `keys`; ignore those that are not held."""
         for key in keys:
             fd = self._held.pop(key, None) if isinstance(key, str) else None
             if fd is not None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent out of memory: an importer over `{module name: source}`, so that no file is written.
+"""Run the agent from memory, with an importer over `{module name: source}`: no file is written.
 
 The boot line executes this file with `MODULES` and `HASH` in its globals.  `MODULES[""]`, where present, is
 `{"tag": .., "code": {module name: text}}`: the modules as compiled by the controller (marshal, as latin-1),
-used where this Python is of the same version.  What is imported here is chosen for its cost: on an emulated
-machine, `importlib.abc` alone takes longer than all of the agent.
+used if this Python has the same version.  Imports here must be cheap: on an emulated machine,
+`importlib.abc` alone takes longer than all of the agent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Importer:
         return None
 
     def get_source(self, fullname):  # type: ignore[no-untyped-def]
-        # Tracebacks find their lines by it.
+        # Tracebacks get their source lines from this.
         return self.modules[fullname]
 
     def exec_module(self, module):  # type: ignore[no-untyped-def]

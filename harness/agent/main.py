@@ -14,7 +14,7 @@ from .executor import Overdue
 from .failure import Failure
 from .methods import Methods
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -35,7 +35,7 @@ def _boot_id() -> str:
 
 
 def _take_channel() -> tuple[int, int]:
-    """Move the wire away from 0 and 1, so that nothing that prints or reads can touch it."""
+    """Move the channel away from fds 0 and 1, so that stray prints and reads cannot touch it."""
     reader, writer = os.dup(0), os.dup(1)  # dup: above 2, and close-on-exec
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
@@ -62,18 +62,17 @@ def _raise_fd_limit() -> None:
 
 
 class _Server:
-    """Serves requests in a thread of its own, while the main thread watches: a stuck request costs a
-    thread, no more."""
+    """Serves requests in a thread that the main thread watches: a stuck request costs only that thread."""
 
     def __init__(self, methods: Methods, reader: int, writer: int) -> None:
         self.methods = methods
         self.reader = reader
         self.writer = writer
         self.ended = threading.Event()
-        self.number: Any = None  # of the request under way
+        self.number: Any = None  # id of the request being served
 
     def start(self) -> None:
-        """Start (or, after a hang, go on) serving."""
+        """Start serving, or continue after a hang, in a new thread."""
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -86,11 +85,11 @@ class _Server:
         except wire.EndOfStream:
             pass
         except ValueError as e:
-            # The stream cannot be followed any more: say so, and end.
+            # Frame boundaries are lost: report it, and end.
             error = {"kind": "usage", "message": str(e), "detail": {}}
             wire.write_all(self.writer, wire.encode({"id": None, "error": error}))
         except OSError:
-            pass  # nobody reads the answer any more: the same as the end of the stream
+            pass  # nobody reads the answer: same as the end of the stream
         self.ended.set()
 
     def _answer(self, body: bytes) -> bytes:
@@ -113,16 +112,15 @@ class _Server:
         except OSError as e:
             error = {"kind": "lab", "message": str(e), "detail": {"errno": e.errno}}
         except Exception as e:
-            # The agent never dies on a request: a bug in it is an answer as well.
-            from traceback import format_exc  # dear to import, and never needed
+            # The agent must not die on a request: a bug in the agent is reported in the answer.
+            from traceback import format_exc  # slow to import, and needed only here
 
             message = "%s: %s" % (type(e).__name__, e)
             error = {"kind": "agent", "message": message, "detail": {"traceback": format_exc()}}
         return wire.encode({"id": self.number, "error": error})
 
     def watch(self) -> None:
-        """Wait for the end of the stream; answer for programs that hang, and serve on without their
-        thread."""
+        """Wait for the end of the stream; answer for a program that hangs, and serve in a new thread."""
         while not self.ended.wait(_WATCH_PERIOD_S):
             hung = self.methods.executor.overdue()
             if hung is not None:
@@ -155,9 +153,9 @@ def main(bundle_hash: str) -> None:
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
     except OSError:
-        pass  # nobody reads the answer any more: the same as the end of the stream
+        pass  # nobody reads the answer: same as the end of the stream
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # the undo must not be cut in half
+        signal.signal(number, signal.SIG_IGN)  # the undo must not be interrupted
     last = threading.Thread(target=methods.shut_down, daemon=True)
     last.start()
     last.join(_UNDO_LIMIT_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent answers to: one function a method, with its parameters and their types."""
+"""The methods of the agent: one function each, with its parameters and their types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .lease import Leases
 from .provision import Provisioner
 from .sysfs import BDF, Sysfs, read_text
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -31,7 +31,7 @@ class Methods:
     def __init__(self, bundle_hash: str) -> None:
         self.bundle_hash = bundle_hash
         root = run_root()
-        # A name of its own for every agent: the pid alone comes again.
+        # The name must be unique, and pids are reused.
         self.journal = Journal(root, "agent-%d-%d" % (os.getpid(), time.time_ns() // 1000000))
         self.root = root
         self.sysfs = Sysfs()
@@ -39,7 +39,7 @@ class Methods:
         self.provisioner = Provisioner(self.sysfs, self.journal)
         self.leases = Leases(root)
         self.log = KernelLog()
-        # A question mark: may be left out or null.
+        # A parameter with a question mark may be left out or null.
         self.table: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
             "host_info": (self._host_info, {}),
             "describe_device": (self.provisioner.describe, {"device": "dict"}),
@@ -101,12 +101,12 @@ class Methods:
         }  # fmt: skip
 
     def _undo(self, run: str | None = None) -> list[dict[str, Any]]:
-        # Open device fds would make an unbind wait for ever.
+        # An unbind would wait forever for open device fds.
         self.executor.end_all()
         return undo_runs(self.root, run, self.journal, self.provisioner.undo)
 
     def _keys(self, keys: list[Any]) -> list[str]:
-        """A device stands for itself and for its IOMMU group, which cannot be shared."""
+        """Return the lease keys; a device stands for its IOMMU group too, which cannot be shared."""
         found = []
         for key in keys:
             device = {"pci": key} if isinstance(key, str) and BDF.match(key) else key
@@ -135,7 +135,7 @@ class Methods:
         for step in (self.executor.end_all, self._undo_own, self.leases.release_all):
             try:
                 step()
-            except Exception as e:  # the steps after this one must run whatever it was
+            except Exception as e:  # the later steps must run in any case
                 sys.stderr.write("vfiocert agent: %s: %s\n" % (type(e).__name__, e))
 
     def _undo_own(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel modules: which are loaded, what they need, loading and unloading, the alias table."""
+"""Kernel modules: list, load and unload them, find their dependencies and aliases."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Modules:
         return sorted(line.split()[0] for line in lines if line.split())
 
     def srcversion(self, name: str) -> str:
-        """Return what identifies the source a module was built from, "" where the kernel does not tell."""
+        """Return a module's srcversion, which identifies its source; "" if the kernel has none."""
         return read_text(self.sysfs.at("sys/module", name, "srcversion"))
 
     def needs(self, name: str) -> list[str]:
-        """Return `name` and every module it needs, by `modules.dep`; [] where it is not there."""
+        """Return `name` and every module it needs, from `modules.dep`; [] if it is not listed there."""
         for line in read_lines(os.path.join(self.folder, "modules.dep")):
             files = line.replace(":", " ").split()
             if files and _stem(files[0]) == name:
@@ -61,10 +61,10 @@ class Modules:
         return []
 
     def load(self, name: str) -> None:
-        """Load a module with modprobe; nothing where it is loaded or built in."""
+        """Load a module with modprobe, unless it is loaded or built in; Failure `lab` if that fails."""
         if name in self.loaded():
             return
-        import shutil  # dear to import, and seldom needed
+        import shutil  # slow to import, and seldom needed
         import subprocess
 
         tool = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin")
@@ -79,7 +79,7 @@ class Modules:
             raise Failure("lab", "modprobe %s failed with status %d: %s" % (name, result.returncode, why))
 
     def unload(self, name: str) -> bool:
-        """Unload a module; False where it was not loaded.  Failure `lab` where it is in use, and by what."""
+        """Unload a module; False if it was not loaded.  If it is in use, Failure `lab` says by what."""
         if name not in self.loaded():
             return False
         try:
@@ -97,7 +97,7 @@ class Modules:
         return True
 
     def insert(self, name: str, image: bytes) -> None:
-        """Load a module from its bytes, after what it says it depends on."""
+        """Load a module from its bytes, after the modules it depends on."""
         found = re.search(rb"\0depends=([^\0]*)\0", b"\0" + image)
         for need in (found.group(1).decode("ascii", "replace") if found else "").split(","):
             if need:
@@ -112,7 +112,7 @@ class Modules:
 
     def vfio_driver(self, modalias: str) -> str | None:
         """Return the module of the best `vfio_pci:` alias that matches: the one with fewest wildcards."""
-        from fnmatch import fnmatchcase  # dear to import, and seldom needed
+        from fnmatch import fnmatchcase  # slow to import, and seldom needed
 
         wanted = modalias.replace("pci:", "vfio_pci:", 1)
         best: tuple[int, str] | None = None

@@ -16,7 +16,7 @@ from .failure import Failure
 from .ops_vfio import raw_ioctl
 from .slots import Context
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -111,7 +111,7 @@ def group_get_device_fd(ctx: Context, a: dict[str, Any]) -> Any:
         if "dev" not in a:
             raise Failure("usage", "group_get_device_fd needs dev or name")
         device = ctx.device(a["dev"])
-        # the name a group knows is the one of the sysfs device: a BDF or a UUID
+        # A group knows a device by its sysfs name: a BDF or a UUID.
         name = (
             device.get("device_name") or os.path.basename(device.get("debugfs") or "") or device.get("name")
         )
@@ -149,7 +149,7 @@ def dma_unmap(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def _feature(ctx: Context, a: dict[str, Any], flags: int, payload: Any) -> tuple[int, int, bytes]:
-    """(ret, errno, payload as the kernel left it) of VFIO_DEVICE_FEATURE."""
+    """Call VFIO_DEVICE_FEATURE; return (ret, errno, payload as the kernel left it)."""
     body = bytes(payload)
     buffer = bytearray(vfio.vfio_device_feature(argsz=8 + len(body), flags=flags)) + body
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_FEATURE, buffer)
@@ -161,7 +161,7 @@ def dma_logging_start(ctx: Context, a: dict[str, Any]) -> Any:
     for item in ranges:
         if not (isinstance(item, list) and len(item) == 2 and all(isinstance(v, int) for v in item)):
             raise Failure("usage", "dma_logging_start: ranges: %r is not [iova, length]" % (item,))
-    # A program may claim more ranges than it gives: room for what a kernel may read before it refuses.
+    # A program may claim more ranges than it gives: leave room for what the kernel reads before it refuses.
     room = max(len(ranges), min(a.get("num_ranges", 0), 65536), 1)
     array = (vfio.vfio_device_feature_dma_logging_range * room)()
     for index, (iova, length) in enumerate(ranges):
@@ -183,11 +183,11 @@ def dma_logging_stop(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def dma_logging_report(ctx: Context, a: dict[str, Any]) -> Any:
-    """Ask for the dirty bitmap, into a page-aligned buffer that `preset` fills first and `off` misaligns.
+    """Get the dirty bitmap into a page-aligned buffer that `preset` fills first and `off` misaligns.
 
     `bitmap` is the whole buffer afterwards, in hex; a large one is `zbitmap`, zlib in base64.  `guard` says
-    whether the bytes before and after it were left alone, 64 at the least on each side.  The 64 behind it
-    are 0: a bit set there shows, whichever it is.
+    whether at least 64 bytes on each side were left alone.  The 64 bytes after the buffer are 0, so that
+    any bit set there is noticed.
     """
     size, off = a["bitmap_bytes"], a.get("off", 0)
     room = bytearray(b"\xa5") * (_PAGE + 64 + off + size + 64)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of traffic engines: telling a device to do DMA, waiting for it, and seeing which pages changed.
+"""Operations of traffic engines: start DMA on a device, wait for it, and find the pages that changed.
 
-`dma` is one operation although it is many accesses, so that a program cannot be cut in the middle of one
-command, and a command costs one record.  Its `effect` is for whoever judges the trace; it is not used here.
+`dma` makes all accesses of one device command: a program cannot be cut in the middle of a command, and a
+command costs one record.  Its argument `effect` is for the judges of the trace; it is not used here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .failure import Failure
 from .ops_vfio import region_offset
 from .slots import Context, libc
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -33,9 +33,9 @@ _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
 
 
 def _until(ctx: Context, get: Callable[[], int], mask: int, value: int, timeout_ms: int) -> tuple[bool, int]:
-    """Call `get` until its answer has `value` under `mask`; (whether it came, the last answer).
+    """Call `get` until its result has `value` under `mask`; return (whether it had, the last result).
 
-    The program's own deadline counts too: then the operation returns a little before it.
+    Give up after `timeout_ms`, or shortly before the program's own deadline.
     """
     end = time.monotonic() + min(timeout_ms / 1000.0, max(0.0, ctx.remaining_s() - 0.2))
     pause = _FIRST_PAUSE_S
@@ -71,7 +71,7 @@ def _mem_getter(ctx: Context, mem: str, off: int, width: int) -> Callable[[], in
 
 
 def region_poll(ctx: Context, a: dict[str, Any]) -> Any:
-    """Read a register until `value` is there under `mask`; `done` says whether it came in time."""
+    """Read a register until it has `value` under `mask`; `done` says whether it had in time."""
     fd, width = ctx.fds[a["fd"]], _width(a["width"])
     get = _region_getter(fd, region_offset(fd, a["region"]) + a["off"], width)
     done, seen = _until(ctx, get, a["mask"], a["value"], a["timeout_ms"])
@@ -79,7 +79,7 @@ def region_poll(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def mem_poll(ctx: Context, a: dict[str, Any]) -> Any:
-    """As `region_poll`, on memory that the device writes; with `not`, until it is no longer `value`."""
+    """Like `region_poll`, on memory that the device writes; with `not`, until it is no longer `value`."""
     width = _width(a["width"])
     get = _mem_getter(ctx, a["mem"], a.get("off", 0), width)
     if a.get("differs"):
@@ -91,7 +91,7 @@ def mem_poll(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def mem_fill(ctx: Context, a: dict[str, Any]) -> Any:
-    """Fill memory with one byte value; the background on which `mem_dirty` sees what the device wrote."""
+    """Fill memory with one byte value, so that `mem_dirty` can find what the device wrote."""
     mapping = ctx.maps[a["mem"]]
     count = a.get("n", mapping.length - a.get("off", 0))
     ctypes.memset(mapping.at(a.get("off", 0), count), a["value"] & 0xFF, count)
@@ -99,9 +99,9 @@ def mem_fill(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def mem_dirty(ctx: Context, a: dict[str, Any]) -> Any:
-    """Which pages of memory differ from the fill `value`: `pages` of them, as `ranges` [first page, count].
+    """Find the pages that differ from the fill `value`: `pages` is how many, `ranges` [first page, count].
 
-    Pages are counted from `off`.  `more` says that there were too many ranges to list.
+    Pages are counted from `off`.  `more` says that there are too many ranges to list.
     """
     mapping, page = ctx.maps[a["mem"]], a.get("page", 4096)
     off = a.get("off", 0)
@@ -128,12 +128,12 @@ def mem_dirty(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def dma(ctx: Context, a: dict[str, Any]) -> Any:
-    """Tell a device to do DMA: `steps` in order, `done` when every wait among them ended well.
+    """Make a device do DMA: do `steps` in order; `done` says whether every wait among them succeeded.
 
     Steps: ["reg", region, off, hex], ["mem", slot, off, hex], ["wait", region, off, width, mask, value,
     timeout_ms], ["memwait", slot, off, width, mask, value, timeout_ms], ["get", region, off, width].
-    `value` is what the last wait saw, `values` what every get read; a failing access is the operation's own
-    errno.
+    `value` is what the last wait saw, `values` what each get read.  If an access fails, its errno is the
+    operation's.
     """
     fd = ctx.fds[a["fd"]]
     bases: dict[int, int] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of devices with a display: what is on a plane, and its frame buffer as a dma-buf."""
+"""Operations of devices with a display: query a plane, and get its frame buffer as a dma-buf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.uapi.layout import u32
 from .ops_vfio import raw_ioctl
 from .slots import Context
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -23,7 +23,7 @@ _FIELDS = ("drm_format", "width", "height", "stride", "size", "x_hot", "y_hot", 
 
 
 def gfx_plane(ctx: Context, a: dict[str, Any]) -> Any:
-    """QUERY_GFX_PLANE; the id of a dma-buf goes into the integer slot `out`."""
+    """Call QUERY_GFX_PLANE; the id of a dma-buf goes into the integer slot `out`."""
     info = _INFO(argsz=a.get("argsz", ctypes.sizeof(_INFO)), flags=a["flags"], drm_plane_type=a["plane"])
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_QUERY_GFX_PLANE, info)
     if "out" in a and not error:
@@ -32,7 +32,7 @@ def gfx_plane(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def gfx_dmabuf(ctx: Context, a: dict[str, Any]) -> Any:
-    """GET_GFX_DMABUF: a new fd for the frame buffer with this id."""
+    """Call GET_GFX_DMABUF; slot `out` gets a new fd for the frame buffer with this id."""
     number = u32(ctx.number(a["id"]))
     ctx.slots.put_fd(a["out"], ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_GET_GFX_DMABUF, number, True))
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One operation for every ioctl of iommufd, of its lab-only test interface and of the type1 container.
 
-`iommu` fills the kernel's struct by field names, so that a program says what it means and a test of bad
-arguments may say anything: `set` takes numbers and integer slots, `fds` descriptors, `mems` addresses of
+`iommu` fills the kernel's struct by field names, so that a program is easy to read and a test of bad
+arguments can set any field: `set` takes numbers and integer slots, `fds` descriptors, `mems` addresses of
 mappings, `bufs` contents of buffers that live for the call.  Buffers lie between guard bytes, and the record
-says whether the kernel kept to them.
+says whether the kernel left the guards alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .ops_vfio import raw_ioctl
 from .slots import Context
 from .validation import MAX_IO_BYTES
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -37,7 +37,7 @@ _MAX_TAIL = 1 << 16
 
 
 def _flat(name: str, *fields: tuple[str, Any]) -> type[ctypes.Structure]:
-    """A type1 struct with what follows its flexible tail written out."""
+    """Return a type1 struct with the fields of its flexible tail written out."""
     return type(name, (ctypes.Structure,), {"_fields_": [("argsz", u32), ("flags", u32), *fields]})
 
 
@@ -86,7 +86,7 @@ class _Buffer:
         self.address = ctypes.addressof(self._view) + self.start
 
     def read(self) -> tuple[bytes, bool]:
-        """What is in it now, and whether the guards are as they were; the memory is given back."""
+        """Return the content and whether the guards are intact; the memory is freed."""
         everything = self._map[:]
         del self._view
         self._map.close()
@@ -96,7 +96,7 @@ class _Buffer:
 
 
 def _content(content: Any) -> bytes:
-    """`"hex"`, `"z:base64 of zlib"`, or a number of zero bytes."""
+    """Return the bytes that `"hex"`, `"z:base64 of zlib"` or a number (of zero bytes) stands for."""
     try:
         if isinstance(content, int) and not isinstance(content, bool):
             if not 0 <= content <= MAX_IO_BYTES:
@@ -138,7 +138,7 @@ def _assign(request: Any, known: list[str], name: str, value: Any) -> None:
 
 
 def _place(ctx: Context, value: Any) -> int:
-    """`[mem slot, offset]` as an address."""
+    """Return the address of `[mem slot, offset]`."""
     if not (isinstance(value, list) and len(value) == 2 and isinstance(value[1], int) and value[1] >= 0):
         raise Failure("usage", "iommu: mems: %.60r is not [slot, offset]" % (value,))
     return int(ctx.maps[value[0]].at(value[1], 0))
@@ -160,22 +160,22 @@ def _filled(ctx: Context, a: dict[str, Any], buffers: dict[str, _Buffer]) -> tup
     for name, content in a.get("bufs", {}).items():
         buffers[name] = _Buffer(content, a.get("at", {}).get(name, 0))
         _assign(request, known, name, buffers[name].address)
-    for name, value in a.get("set", {}).items():  # last: a test may spoil what went before
+    for name, value in a.get("set", {}).items():  # last, so that a test can spoil any field
         _assign(request, known, name, ctx.number(value))
     return number, request, known
 
 
 def iommu(ctx: Context, a: dict[str, Any]) -> Any:
-    """One ioctl; gives the struct's fields as the kernel left them, `buf_FIELD` for each buffer, `guard`."""
+    """Make one ioctl; return the struct's fields as the kernel left them, `buf_FIELD` per buffer, `guard`."""
     buffers: dict[str, _Buffer] = {}
     number, request, known = _filled(ctx, a, buffers)
     raw = bytearray(request)
     size = getattr(request, known[0])
-    # A struct that claims to be longer is: so that only the claim is tried, not what lies behind it.
+    # If the struct claims to be longer, make it so: only the claim is tested, not the memory behind it.
     tail = max(0, min(int(size), _MAX_TAIL) - len(raw))
     extra = bytes.fromhex(a.get("tail", ""))[:tail]
     raw += extra + bytes(tail - len(extra))
-    raw += bytes(16)  # and one that claims to be shorter is not
+    raw += bytes(16)  # a struct that claims to be shorter keeps its length
     injected = None
     if "nth" in a:
         ret, error, injected = _short_of_memory(ctx.fds[a["fd"]], number, raw, a["nth"])
@@ -204,7 +204,7 @@ def iommu(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def _short_of_memory(fd: int, number: int, raw: bytearray, nth: int) -> tuple[int, int, bool]:
-    """The ioctl while its n-th allocation fails (fail-nth); the last value says whether it came to that."""
+    """Make the ioctl with its n-th allocation failing (fail-nth); the last value says whether one failed."""
     knob = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
     try:
         os.pwrite(knob, b"%d" % nth, 0)
@@ -238,8 +238,8 @@ def pinned_memory(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def rlimit_memlock(ctx: Context, a: dict[str, Any]) -> Any:
-    """Set the soft RLIMIT_MEMLOCK of this process, in bytes; gives the old one (-1 for none)."""
-    import resource  # dear to import, and seldom needed
+    """Set the soft RLIMIT_MEMLOCK of this process, in bytes; return the old one (-1: unlimited)."""
+    import resource  # slow to import, and seldom needed
 
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (a["bytes"], hard))

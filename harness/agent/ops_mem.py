@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on memory of the agent: mmap of fds, anonymous memory for DMA, reads and writes of both.
 
-A revoked or absent mapping raises SIGBUS, which no Python survives: so memory is copied through a pipe,
-where the
+A revoked or absent mapping raises SIGBUS, which kills Python.  So memory is copied through a pipe, where the
 kernel answers EFAULT instead, and accesses of a given width are made in a child process.
 """
 
@@ -19,7 +18,7 @@ from .failure import Failure
 from .ops_vfio import region_offset
 from .slots import Context, Mapping, libc, libc_error
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -48,7 +47,7 @@ def mmap(ctx: Context, a: dict[str, Any]) -> Any:
     off = ctx.ints[a["off_from"]] if "off_from" in a else a.get("off", 0)
     off += region_offset(fd, a["region"]) if "region" in a else 0
     prot = _bits(a.get("prot", ["READ", "WRITE"]), _PROT, "prot")
-    # Shared also without a file: so that a child that makes an access of a given width is seen here.
+    # Shared even without a file, so that writes by a child (accesses of a given width) are seen here.
     flags = _bits(a.get("flags", ["SHARED"] if "fd" in a else ["SHARED", "ANONYMOUS"]), _FLAGS, "flags")
     align = a.get("align", 0)
     if align & (align - 1):
@@ -73,7 +72,7 @@ def munmap(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def ioctl_readonly(ctx: Context, a: dict[str, Any]) -> Any:
-    """An ioctl on a struct that the kernel can read and cannot write; `fds` puts descriptors into it."""
+    """Make an ioctl on a struct that the kernel can read but not write; `fds` puts descriptors into it."""
     data = bytearray.fromhex(a["buf"])
     for item in a.get("fds", []):
         if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], int)):
@@ -139,7 +138,7 @@ def _copy_in(address: int, data: bytes) -> None:
 
 
 def _in_child(width: int, address: int, count: int, data: bytes | None) -> bytes:
-    """Read (data None) or write in units of `width` in a child, which a SIGBUS may kill: then EFAULT."""
+    """Read (data None) or write in units of `width` bytes in a child; EFAULT if a SIGBUS kills it."""
     unit = _WIDTHS.get(width)
     if unit is None or count % width:
         raise Failure(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations on threads and processes: barrier, sleep, and the control of actors."""
+"""Operations on threads and processes: barrier, sleep, and control of actors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import time
 from .failure import Failure
 from .slots import Context, libc, libc_error
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
 __all__ = ["OPS"]
 
 _AGENT = os.getpid()
-# Says which of the descriptors it is told about survived exec.
+# Prints which of the descriptors in its arguments survived exec.
 _EXEC_PROBE = """
 import os, sys, json
 def alive(n):
@@ -36,7 +36,7 @@ print(json.dumps([alive(int(a)) for a in sys.argv[1:]]))
 
 
 def barrier(ctx: Context, a: dict[str, Any]) -> Any:
-    # Gives up a little before the program does, so that who is late is reported as hung and not who waits.
+    # Give up shortly before the program's deadline, so that the late thread is reported as hung, not this.
     try:
         ctx.shared.barrier(a["name"], a["parties"]).wait(max(0.001, ctx.remaining_s() - 0.2))
     except threading.BrokenBarrierError:
@@ -54,7 +54,7 @@ def fork(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def act(ctx: Context, a: dict[str, Any]) -> Any:
-    """Have an actor perform one operation now: several processes in a definite order."""
+    """Have an actor perform one operation now, so that several processes run in a fixed order."""
     record = ctx.slots.actors[a["actor"]].run(a["do"], ctx.deadline_ns)
     if "failure" in record:
         raise Failure("usage", record["failure"])
@@ -91,7 +91,7 @@ def wait(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def drop_capability(ctx: Context, a: dict[str, Any]) -> Any:
-    """Give capabilities up for good (effective and permitted); for actors: the agent keeps its own."""
+    """Drop capabilities for good (effective and permitted).  For actors only: the agent keeps its own."""
     if os.getpid() == _AGENT:
         raise Failure("usage", "drop_capability: only an actor may; fork one and use act")
     from harness.uapi import capability
@@ -111,7 +111,7 @@ def drop_capability(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def exec_self(ctx: Context, a: dict[str, Any]) -> Any:
-    import subprocess  # dear to import, and seldom needed
+    import subprocess  # slow to import, and seldom needed
 
     numbers = [str(ctx.fds[name]) for name in a["fds"]]
     probe = [sys.executable, "-I", "-S", "-c", _EXEC_PROBE] + numbers

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on VFIO devices: open, bind, features, migration state, regions, interrupts.
 
-Every function takes the context and the validated arguments and returns the record's result fields, or
-None.  An
-OSError becomes `ret: -1` with its errno; where the kernel writes something back on failure too, the function
-catches it itself and returns both.
+Every function takes the context and the validated arguments and returns the record's result fields, or None.
+An OSError becomes `ret: -1` with its errno; if the kernel writes something back on failure too, the function
+catches the OSError itself and returns both.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .failure import Failure
 from .features import DataSizeRequest, FdRequest
 from .slots import Context
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -36,7 +35,7 @@ _MAX_INFO_BYTES = 1 << 20
 
 
 def raw_ioctl(fd: int, number: int, buffer: bytearray | ctypes.Structure) -> tuple[int, int]:
-    """Return (ret, errno) of an ioctl on a buffer or a struct, which holds what the kernel wrote."""
+    """Make an ioctl on a buffer or struct, which then holds what the kernel wrote; return (ret, errno)."""
     try:
         return ioctl(fd, number, buffer, True), 0
     except OSError as e:
@@ -44,8 +43,7 @@ def raw_ioctl(fd: int, number: int, buffer: bytearray | ctypes.Structure) -> tup
 
 
 def patch_pointers(ctx: Context, buffer: bytearray, base: int, ptrs: list[Any]) -> None:
-    """Write addresses of mappings into `buffer`: `ptrs` is a list of [offset from base, mem slot, offset
-    in it]."""
+    """Write mapping addresses into `buffer`; each of `ptrs` is [offset from base, mem slot, offset in it]."""
     for item in ptrs:
         if not (
             isinstance(item, list)
@@ -128,7 +126,7 @@ def detach(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def _info(ctx: Context, a: dict[str, Any], number: int, cls: Any, wants_caps: bool) -> dict[str, Any]:
-    """GET_*_INFO: asks again with the size the kernel names, unless the program gave `argsz` itself."""
+    """Call GET_*_INFO, and again with the size the kernel names unless the program gave `argsz`."""
     fd = ctx.fds[a["fd"]]
     size = ctypes.sizeof(cls)
     argsz = a.get("argsz", size)
@@ -154,7 +152,7 @@ def _info_buffer(cls: Any, argsz: int, a: dict[str, Any]) -> bytearray:
 
 
 def _with_room(request: ctypes.Structure, argsz: int) -> bytearray:
-    """The struct, with zeroed room behind it for what a kernel may read or write that believes `argsz`."""
+    """Return the struct and zeroed room behind it, for a kernel that reads or writes all of `argsz`."""
     return bytearray(request) + bytearray(max(0, min(argsz, _MAX_INFO_BYTES) - ctypes.sizeof(request)))
 
 
@@ -178,7 +176,7 @@ def set_irqs(ctx: Context, a: dict[str, Any]) -> Any:
         argsz=a.get("argsz", 20 + len(data)), flags=a["flags"], index=a["index"], start=a["start"],
         count=a["count"],
     )  # fmt: skip
-    # A program may lie about argsz and count: zeroed room behind keeps that inside this buffer.
+    # A program may lie about argsz and count: zeroed room behind keeps the kernel inside this buffer.
     buffer = bytearray(head) + data + bytearray(1024)
     return {"ret": ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_SET_IRQS, buffer, True)}
 
@@ -198,13 +196,13 @@ def feature(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def feature_fd(ctx: Context, a: dict[str, Any]) -> Any:
-    """A feature whose data is an fd and four bytes of zero."""
+    """Call a feature whose data is an fd and four zero bytes."""
     request = FdRequest(argsz=16, flags=a["flags"], wakeup_eventfd=ctx.fds[a["eventfd"]])
     ioctl(ctx.fds[a["fd"]], _FEATURE, request, True)
 
 
 def feature_new_fd(ctx: Context, a: dict[str, Any]) -> Any:
-    """A feature whose result is a new fd."""
+    """Call a feature whose result is a new fd."""
     payload = bytes.fromhex(a["payload"])
     buffer = bytearray(vfio.vfio_device_feature(argsz=8 + len(payload), flags=a["flags"])) + payload
     ctx.slots.put_fd(a["out"], ioctl(ctx.fds[a["fd"]], _FEATURE, buffer, True))
@@ -239,7 +237,7 @@ def set_state(ctx: Context, a: dict[str, Any]) -> Any:
             mode = fcntl(number, F_GETFD)
         except OSError:
             mode = -1
-    if mode < 0:  # neither -1 nor a new open fd: the kernel broke its word, so show the number
+    if mode < 0:  # neither -1 nor a new open fd: the kernel broke the contract, so show the number
         rec["data_fd"] = -2
         rec["raw_fd"] = number
         return rec
@@ -280,7 +278,7 @@ def reset(ctx: Context, a: dict[str, Any]) -> Any:
 def hot_reset_info(ctx: Context, a: dict[str, Any]) -> Any:
     head, entry = ctypes.sizeof(vfio.vfio_pci_hot_reset_info), vfio.vfio_pci_dependent_device
     argsz = a.get("argsz", head + ctypes.sizeof(entry) * 256)
-    # More room than argsz says, so that a list that is longer than it may be is seen here.
+    # More room than argsz says, so that a list that is too long is noticed.
     buffer = bytearray(vfio.vfio_pci_hot_reset_info(argsz=argsz)) + bytearray(min(argsz, _MAX_INFO_BYTES))
     ret, error = raw_ioctl(ctx.fds[a["fd"]], vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, buffer)
     info = vfio.vfio_pci_hot_reset_info.from_buffer(buffer)
@@ -310,7 +308,7 @@ def debugfs_state(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def raw(ctx: Context, a: dict[str, Any]) -> Any:
-    """Any ioctl: with `buf` on that buffer, else with the number `arg`."""
+    """Make any ioctl: on the buffer `buf` if there is one, else with the number `arg`."""
     fd = ctx.fds[a["fd"]]
     if "buf" not in a:
         argument = a.get("arg", 0)
@@ -327,7 +325,7 @@ def raw(ctx: Context, a: dict[str, Any]) -> Any:
 
 
 def region_offset(fd: int, region: int) -> int:
-    """Return where `region` starts on the device fd; OSError as the kernel gives it."""
+    """Return the offset of `region` on the device fd, in bytes; OSError if the kernel refuses."""
     info = vfio.vfio_region_info(argsz=32, index=region)
     ioctl(fd, vfio.VFIO_DEVICE_GET_REGION_INFO, info, True)
     return int(info.offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which devices must never be taken from the host: what it runs from, and what we reach it by."""
+"""Devices that must never be taken from the host: those it runs from, and those we reach it through."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Protected:
             fields = line.split()
             if len(fields) > 4 and not fields[2].startswith("0:"):
                 found.append((fields[4], fields[2]))
-            elif len(fields) > 4 and " - " in line:  # btrfs and the like: an anonymous number, but a source
+            elif len(fields) > 4 and " - " in line:  # btrfs and others: the device number is anonymous
                 source = line.split(" - ", 1)[1].split()[1:2]
                 number = self._number_of(source[0]) if source else None
                 if number:
@@ -94,7 +94,7 @@ class Protected:
         return found
 
     def _lower(self, path: str) -> list[str]:
-        """Return the folders of an interface and of those it stands on (bond, bridge, VLAN)."""
+        """Return the folders of an interface and of those below it (bond, bridge, VLAN)."""
         if not os.path.isdir(path):
             return []
         real = os.path.realpath(path)
@@ -120,7 +120,7 @@ class Protected:
         return os.path.isdir(self.sysfs.at("sys/class/net"))
 
     def _ssh_address(self) -> str | None:
-        """Return our end of the SSH session; sudo drops the variable, so ancestors are asked as well."""
+        """Return the host's address in our SSH session, from an ancestor where sudo dropped the variable."""
         text = os.environ.get("SSH_CONNECTION", "")
         pid = os.getppid()
         while not text and pid > 1:
@@ -137,7 +137,7 @@ class Protected:
         return fields[2].split("%")[0].replace("::ffff:", "") if len(fields) == 4 else None
 
     def _addresses(self, name: str) -> list[str]:
-        import socket  # dear to import, and seldom needed
+        import socket  # slow to import, and seldom needed
 
         found = []
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes to the host that make a device ready for VFIO, each with its undo written first."""
+"""Changes to the host that make a device ready for VFIO; the undo of each is written first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .modules import Modules, module_name
 from .protected import Protected
 from .sysfs import Sysfs, read_text
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -37,7 +37,7 @@ def _write(path: str, text: str) -> None:
 
 
 class Provisioner:
-    """Makes and undoes changes of the host."""
+    """Makes and undoes changes to the host."""
 
     def __init__(self, sysfs: Sysfs, journal: Journal) -> None:
         self.sysfs = sysfs
@@ -51,7 +51,7 @@ class Provisioner:
         }  # fmt: skip
 
     def undo(self, step: dict[str, Any]) -> str:
-        """Take one journaled step back; "undone", or "already" where the host is as it was."""
+        """Undo one journaled step; return "undone", or "already" if the host is as it was."""
         function = self._undo.get(step["undo"])
         if function is None:
             raise Failure("agent", "a step of kind %r is not known to this version" % step["undo"])
@@ -59,7 +59,7 @@ class Provisioner:
 
     # -- what a caller asks for
     def describe(self, device: dict[str, Any]) -> dict[str, Any]:
-        """Return everything there is to know about a device."""
+        """Return the state of a device, with `in_use` and `protected_because`."""
         result = self.sysfs.describe(device)
         path = result["path"]
         result["in_use"] = self.sysfs.in_use(path) if path else []
@@ -67,7 +67,7 @@ class Provisioner:
         return result
 
     def provision(self, device: dict[str, Any], driver: str | None = None) -> dict[str, Any]:
-        """Make a device ready: its nodes and names, and the steps that were done."""
+        """Make a device ready for VFIO; return its nodes and names, and the steps that were done."""
         steps: list[str] = []
         if "pci" in device:
             self._bind_pci(device, driver, steps)
@@ -110,7 +110,7 @@ class Provisioner:
         return self._driver_of_module(module)
 
     def _driver_of_module(self, module: str) -> str:
-        """Return the PCI driver that a module registers: usually, but not always, its name."""
+        """Return the PCI driver that a module registers; its name is usually, not always, the module's."""
         self._load(module, [])
         base = self.sysfs.at("sys/bus/pci/drivers")
         for name in sorted(os.listdir(base)) if os.path.isdir(base) else []:
@@ -157,10 +157,10 @@ class Provisioner:
             pass  # what counts is which driver is bound afterwards
 
     def rebind(self, device: dict[str, Any], override: str, steps: list[Any]) -> dict[str, Any]:
-        """Try the kernel's driver matching: `override` is written ("" clears), then each step done.
+        """Try the kernel's driver matching: write `override` ("" clears it), then do each step.
 
-        Steps are "unbind" and "probe"; the answer has what is bound after the writing and after each step.
-        The device may stay without a driver: undo, or `provision`, brings it back.
+        Steps are "unbind" and "probe"; the answer has what is bound after the write and after each step.
+        The device may be left without a driver; undo or `provision` binds it again.
         """
         path = self.sysfs.path(device) if "pci" in device else None
         if path is None or not _OVERRIDE.match(override):
@@ -194,7 +194,7 @@ class Provisioner:
         }  # fmt: skip
 
     def set_parameter(self, module: str, name: str, value: str) -> dict[str, Any]:
-        """Set a parameter of a loaded module, one known here, journaled; {"was": its value before}."""
+        """Set one of `_PARAMETERS` of a loaded module, journaled; return {"was": its value before}."""
         if (module, name) not in _PARAMETERS or value not in ("Y", "N"):
             known = ", ".join("%s.%s" % each for each in _PARAMETERS)
             raise Failure(
@@ -211,12 +211,12 @@ class Provisioner:
 
     def _undo_parameter(self, step: dict[str, Any]) -> str:
         if read_text(step["subject"], step["value"]) == step["value"]:
-            return "already"  # also where the module has gone
+            return "already"  # also if the module is gone
         _write(step["subject"], step["value"] + "\n")
         return "undone"
 
     def forbid_reset(self, device: dict[str, Any]) -> dict[str, Any]:
-        """Take a PCI function its reset methods, journaled; {"was": what they were}."""
+        """Remove the reset methods of a PCI function, journaled; return {"was": the methods before}."""
         path = self.sysfs.path(device) if "pci" in device else None
         if path is None:
             raise Failure("usage", "forbid_reset: %.100r is not a PCI device here" % device)
@@ -230,14 +230,14 @@ class Provisioner:
         return {"was": was}
 
     def _undo_reset_method(self, step: dict[str, Any]) -> str:
-        # A VF that is gone has none, and one that was made anew has them all.
+        # A VF that is gone has no reset methods, and one that was made again has all of them.
         if not os.path.exists(step["path"]) or read_text(step["path"]) == step["value"]:
             return "already"
         _write(step["path"], step["value"] + "\n")
         return "undone"
 
     def load_module(self, name: str) -> dict[str, Any]:
-        """Load a module, journaled; {"drivers": the PCI drivers it registers}."""
+        """Load a module, journaled; return {"drivers": the PCI drivers it registers}."""
         name = module_name(name)
         self._load(name, [])
         base = self.sysfs.at("sys/bus/pci/drivers")
@@ -260,7 +260,7 @@ class Provisioner:
         if changed and current is not None:
             _write(os.path.join(path, "driver/unbind"), bdf)
         if changed and step["driver"] is not None:
-            # Ids for override only bind under an override, even where it was cleared after the binding.
+            # An override_only id binds only with driver_override set, even if it was cleared after binding.
             _write(file, step["driver"] + "\n")
             _write(self.sysfs.at("sys/bus/pci/drivers", step["driver"], "bind"), bdf)
         if self.sysfs.override(path) != step["override"]:
@@ -285,13 +285,13 @@ class Provisioner:
             try:
                 changed = self.modules.unload(name) or changed
             except Failure:
-                # Somebody else has come to use it since: theirs now, unless it is what we were asked for.
+                # Something else uses it now: leave it loaded, unless it is the module we were asked for.
                 if name == step["module"]:
                     raise
         return "undone" if changed else "already"
 
     def insmod(self, name: str, image_b64: str) -> dict[str, Any]:
-        """Replace (or load) a module by the given image; {"replaced": bool, "srcversion": ...}."""
+        """Load the given image of a module, replacing a loaded one; {"replaced": bool, "srcversion": ...}."""
         name = module_name(name)
         try:
             image = base64.b64decode(image_b64, validate=True)
@@ -309,7 +309,7 @@ class Provisioner:
             try:
                 self.modules.unload(name)
             except Failure:
-                self.journal.forget(step)  # it is in use and stays: there is nothing to take back
+                self.journal.forget(step)  # it is in use and stays: nothing to undo
                 raise
         self.modules.insert(name, image)
         if name not in self.modules.loaded():
@@ -361,7 +361,7 @@ class Provisioner:
 
     # -- SR-IOV
     def sriov(self, device: dict[str, Any], numvfs: int) -> dict[str, Any]:
-        """Set the number of virtual functions; {"vfs": [BDF..]}."""
+        """Set the number of virtual functions; return {"vfs": [BDF..]}."""
         path = self.sysfs.path(device) if "pci" in device else None
         if path is None or not 0 <= numvfs <= _MAX_VFS:
             raise Failure("usage", "sriov: %.100r is not a PCI device here, or numvfs=%d" % (device, numvfs))
@@ -374,7 +374,7 @@ class Provisioner:
                 {"undo": "sriov", "subject": device["pci"], "device": device["pci"], "numvfs": int(old)}
             )
             if int(old):
-                _write(file, "0")  # the kernel wants zero in between
+                _write(file, "0")  # the kernel requires zero in between
             if numvfs:
                 _write(file, "%d" % numvfs)
         links = sorted((n for n in os.listdir(path) if n.startswith("virtfn")), key=lambda n: int(n[6:] or 0))

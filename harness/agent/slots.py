@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named slots: what the operations of a program hand to each other, and the context they run in."""
+"""Named slots, which pass values between the operations of a program, and the context they run in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from .failure import Failure
 from .features import StateRequest
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -30,13 +30,13 @@ libc.read.restype = ctypes.c_ssize_t
 
 
 def libc_error() -> OSError:
-    """Return the OSError of the last failed libc call of this thread."""
+    """Return the OSError for the last failed libc call of this thread."""
     number = ctypes.get_errno() or errno.EIO
     return OSError(number, os.strerror(number))
 
 
 class NoSlot(Exception):
-    """An operation names a slot that does not exist, because what makes it failed or did not run."""
+    """An operation names a slot that does not exist: the operation that fills it failed or did not run."""
 
 
 class _SlotDict(dict):  # type: ignore[type-arg]
@@ -52,7 +52,7 @@ class _FdDict(_SlotDict):
 
 
 class Mapping:
-    """Memory of this process that operations name: an mmap of a fd or anonymous memory."""
+    """A memory slot: an mmap of an fd or anonymous memory of this process."""
 
     __slots__ = ("address", "base", "length", "total")
 
@@ -63,7 +63,7 @@ class Mapping:
         self.total = total
 
     def at(self, off: int, count: int) -> int:
-        """Return the address of `count` bytes at `off`; Failure where they are not all inside."""
+        """Return the address of `count` bytes at `off`; Failure if the mapping does not hold all of them."""
         if off + count > self.length:
             raise Failure(
                 "usage", "offset %d plus %d is outside the mapping of %d bytes" % (off, count, self.length)
@@ -72,7 +72,7 @@ class Mapping:
 
 
 class Slots:
-    """The slots of one session.  `keep` names what outlives a program."""
+    """The slots of one session.  `keep` names those that outlive a program."""
 
     def __init__(self) -> None:
         self.fds = _FdDict()
@@ -125,7 +125,7 @@ class _Pulse:
 
 
 class Context:
-    """What one thread of a program works with; not shared between threads."""
+    """The state of one thread of a program; not shared between threads."""
 
     def __init__(
         self, slots: Slots, devices: dict[str, Any], deadline_ns: int, shared: Any, pulse: Any = None
@@ -139,7 +139,7 @@ class Context:
         self.deadline_ns = deadline_ns
         self.shared = shared  # the Run: barriers and actors, which all threads of a program share
         self.pulse = pulse or _Pulse()  # its `since_ns` is set by each step of an operation of many steps
-        self.request = StateRequest()  # of get_state and set_state, which fill all of it anew
+        self.request = StateRequest()  # for get_state and set_state, which set every field
 
     def remaining_s(self) -> float:
         """Return how long this program may still run, in seconds, never negative."""
@@ -152,5 +152,5 @@ class Context:
         return self.devices[name]  # type: ignore[no-any-return]
 
     def number(self, value: Any) -> int:
-        """Return an `id` argument: a number as it is, a name from its integer slot."""
+        """Return the value of an `id` argument: the number, or the integer slot that it names."""
         return value if isinstance(value, int) else self.ints[value]

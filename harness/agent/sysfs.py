@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what sysfs says about devices.  `root` stands in for `/`, so that tests need no hardware."""
+"""What sysfs says about devices.  `root` stands in for `/`, so that tests need no hardware."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 from .failure import Failure
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -43,7 +43,7 @@ def _link_name(path: str) -> str | None:
 
 
 class Sysfs:
-    """Questions about devices of the host below `root`."""
+    """The sysfs of the host whose file system is at `root`."""
 
     def __init__(self, root: str = "/") -> None:
         self.root = root

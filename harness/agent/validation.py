@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a program is well formed: types of arguments, and checks against the table of operations."""
+"""Check that a program is well formed: the types of its arguments, and the table of operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import binascii
 
 from .operations import ACTOR_OPS, OPERATIONS
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any, Callable
 
@@ -35,7 +35,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_fd(value: Any) -> bool:
-    if type(value) is str:  # nearly always: this is checked for every operation of every program
+    if type(value) is str:  # the usual case first: every operation of every program is checked
         return 0 < len(value) <= 64
     # A raw number is for negative tests and must not be able to name a descriptor of the agent itself.
     return _is_int(value) and (-(1 << 31) <= value < 0 or 1_000_000 <= value < 1 << 31)
@@ -62,7 +62,7 @@ def _is_b64(value: Any) -> bool:
 
 
 def _unsigned(limit: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and 0 <= value <= limit  # type: a bool is no number here
+    return lambda value: type(value) is int and 0 <= value <= limit  # bool is no number
 
 
 def _list_of(check: Callable[[Any], bool], length: int = 0) -> Callable[[Any], bool]:
@@ -148,8 +148,7 @@ _THREAD_KEYS = frozenset(["name", "actor", "ops"])
 
 
 def check_program(program: Any) -> str | None:
-    """Return None when `program` is well formed (docs/architecture.md), else the first thing that is
-    wrong."""
+    """Return None when `program` is well formed (docs/architecture.md), else what is wrong first."""
     if not isinstance(program, dict):
         return "program is not an object"
     extra = sorted(program.keys() - _PROGRAM_KEYS)

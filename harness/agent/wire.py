@@ -7,7 +7,7 @@ import json
 import os
 import struct
 
-TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -35,7 +35,7 @@ def encode(message: Any) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """Return the JSON value in a frame's body; ValueError when it is none."""
+    """Return the JSON value in a frame's body; ValueError when it is not JSON."""
     return json.loads(body.decode("utf-8"))
 
 
@@ -56,8 +56,7 @@ def read_exact(fd: int, count: int) -> bytes:
 
 
 def read_frame(fd: int) -> bytes:
-    """Read one frame's body from `fd`; ValueError when its length is not allowed, `EndOfStream` at the
-    end."""
+    """Read one frame's body from `fd`; ValueError when it is too long, `EndOfStream` at the end."""
     (length,) = struct.unpack(">I", read_exact(fd, 4))
     if length > MAX_FRAME_BYTES:
         raise ValueError("frame length %d is larger than the %d allowed" % (length, MAX_FRAME_BYTES))
