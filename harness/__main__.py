@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `vfiocert COMMAND`, and what each way of ending means to the caller.
+"""The command line `vfiocert COMMAND` and its exit status.
 
-A command's module is imported only when that command runs.  The exit status is 0 to 4 (`harness.errors`),
-or, as shells count, 128 and the signal: 130 interrupted, 141 nobody reads the output, 143 terminated.
+A command's module is imported only when that command runs.  The exit status is 0 to 4 (`harness.errors`) or,
+as in a shell, 128 plus the signal: 130 interrupted, 141 nobody reads the output, 143 terminated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 def load(name: str) -> Any:
-    """The typer command called `name`, its module imported now; None where there is no such command."""
+    """Import and return the typer command `name`: None if unknown, UsageError if it has no module."""
     entry = COMMANDS.get(name)
     if entry is None:
         return None
@@ -55,7 +55,7 @@ def load(name: str) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """The top of the command line: knows the names, imports the one that is used."""
+    """The top-level command group: lists all commands, imports only the one that is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -83,7 +83,7 @@ def _show_version(value: bool) -> None:
 
 
 def build() -> Any:
-    """The whole command line as one typer group (its commands still unloaded)."""
+    """Build the command line as one typer group; no command's module is imported yet."""
     app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
     @app.callback()
@@ -94,8 +94,8 @@ def build() -> Any:
     ) -> None:
         """Certify VFIO devices the way their user space sees them.
 
-        Every option is an environment variable too: VFIOCERT, the command and the option, in capitals,
-        with underscores between (certify --budget: VFIOCERT_CERTIFY_BUDGET).
+        Every option can also be set by an environment variable: VFIOCERT, the command and the option, in
+        capitals, joined by underscores (certify --budget: VFIOCERT_CERTIFY_BUDGET).
 
         Exit status: 0 conforming or done, 1 non-conforming, 2 wrong usage or configuration, 3 no verdict
         (the lab failed), 4 a bug in vfiocert.
@@ -114,7 +114,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _report_bug(error: Exception) -> int:
-    """Shows a bug as one line; the traceback goes to a file, or to stderr with VFIOCERT_TRACEBACK=1."""
+    """Print a bug as one line; the traceback goes to a file, or to stderr with VFIOCERT_TRACEBACK=1."""
     text = "".join(traceback.format_exception(error))
     if os.environ.get("VFIOCERT_TRACEBACK"):
         sys.stderr.write(text)
@@ -133,7 +133,7 @@ def _report_bug(error: Exception) -> int:
 
 
 def _output_is_read() -> bool:
-    """False where stdout or stderr is a pipe whose reader has gone."""
+    """Return False if stdout or stderr is a pipe that has lost its reader."""
     poller = select.poll()
     for stream in (1, 2):
         poller.register(stream, 0)
@@ -141,7 +141,7 @@ def _output_is_read() -> bool:
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
-    # Commands clean up (undo, leases, the machine) in `finally`: termination must go through it.
+    # Commands clean up (undo, leases, the machine) in `finally`, which must run on SIGTERM too.
     raise SystemExit(EXIT_TERMINATED)
 
 
@@ -157,7 +157,7 @@ def _usage(error: TyperException) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line and gives its exit status; the commands' own `int` result is the status."""
+    """Run one command line and return its exit status: the command's result if that is an int."""
     signal.signal(signal.SIGTERM, _on_sigterm)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     group = build()
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(" ".join(str(error).split()))
         return error.exit_code
     except BrokenPipeError as error:
-        # Only when it is our own reader that left; a pipe to another program that broke is a bug.
+        # Only if the reader of our output is gone; a broken pipe to another program is a bug.
         return EXIT_NO_READER if not _output_is_read() else _report_bug(error)
     except Exception as error:
         return _report_bug(error)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose fault a failure is decides its class, and the class decides the exit status.
+"""The error classes: the class says whose fault a failure is, and sets the exit status.
 
-Only positive evidence against the device makes a `DeviceFinding`; a failure nobody can attribute is a
+Only positive evidence against the device makes a `DeviceFinding`; a failure of unknown cause is a
 `LabError`.  Messages are lower case, without a final period, and show value, name, place and the fix.
 """
 
@@ -35,7 +35,7 @@ class UsageError(VfiocertError):
 
 
 class LabError(VfiocertError):
-    """The lab failed: unreachable, crashed, leased by another, out of disk.  Never a finding."""
+    """The lab failed: unreachable, crashed, leased by another run, out of disk.  Never a finding."""
 
     exit_code = EXIT_NO_VERDICT
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress of long work: a live line on a terminal, plain lines elsewhere, nothing where nobody looks.
+"""Progress of long work: a live line on a terminal, plain lines elsewhere, nothing in libraries and tests.
 
-`step(text)` names the phase that starts now; `tick(fraction)` says how far it is (0..1, or None where
-that cannot be known).  Output goes to standard error, so that standard output stays for results.
+`step(text)` starts a phase; `tick(fraction)` says how much of it is done (0..1, or None if unknown).
+Output goes to standard error; standard output is for results.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ _PLAIN_INTERVAL_S = 15.0
 
 
 class Progress(Protocol):
-    """What long work is given to report to.
+    """The interface through which long work reports its progress.
 
-    Guarantees: both methods return at once and never raise for what they are given; `tick` before the
+    Guarantees: both methods return at once and never raise, whatever the arguments; `tick` before the
     first `step` is ignored; calls come from one thread.
     """
 
     def step(self, text: str) -> None:
-        """A new phase called `text` starts; the one before it is done."""
+        """Start a phase called `text`; the phase before it is done."""
 
     def tick(self, fraction: float | None) -> None:
-        """The phase is `fraction` (0..1) done, or alive without a known end (None)."""
+        """Report that the phase is `fraction` (0..1) done, or running without a known end (None)."""
 
 
 class NoProgress:
-    """Says nothing: for libraries and tests."""
+    """No output: for libraries and tests."""
 
     def step(self, text: str) -> None:
-        """Ignores the phase."""
+        """Ignore the phase."""
 
     def tick(self, fraction: float | None) -> None:
-        """Ignores the tick."""
+        """Ignore the tick."""
 
 
 class PlainProgress:
-    """One line a phase, and one more every 15 s of a long phase: for logs and CI."""
+    """One line per phase, and one more every 15 s of a long phase: for logs and CI."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -51,13 +51,13 @@ class PlainProgress:
         self._last = 0.0
 
     def step(self, text: str) -> None:
-        """Prints the phase."""
+        """Print the phase."""
         now = time.monotonic()
         self._text, self._started, self._last = text, now, now
         self._print(text)
 
     def tick(self, fraction: float | None) -> None:
-        """Prints how far the phase is, at most every 15 s."""
+        """Print how far the phase is, at most every 15 s."""
         now = time.monotonic()
         if self._text is None or now - self._last < _PLAIN_INTERVAL_S:
             return
@@ -78,7 +78,7 @@ class PlainProgress:
 
 
 class RichProgress:
-    """A live line with a bar, and finished phases above it with the time they took."""
+    """A live line with a bar; finished phases stay above it with the time they took."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -95,12 +95,12 @@ class RichProgress:
         self._task: TaskID | None = None
 
     def step(self, text: str) -> None:
-        """Closes the phase before and shows the new one."""
+        """Close the phase before and show the new one."""
         self._finish()
         self._task = self._bars.add_task(text, total=None)
 
     def tick(self, fraction: float | None) -> None:
-        """Moves the bar; without a fraction it pulses."""
+        """Move the bar; without a fraction it pulses."""
         if self._task is None:
             return
         if fraction is None:
@@ -127,7 +127,7 @@ class RichProgress:
 
 
 def open_progress(stream: TextIO | None = None) -> PlainProgress | RichProgress:
-    """The progress that fits `stream` (standard error): use it as a context manager around the work."""
+    """Return the progress for `stream` (default: standard error), a context manager around the work."""
     out = stream if stream is not None else sys.stderr
     return RichProgress() if out is sys.stderr and out.isatty() else PlainProgress(out)
 
