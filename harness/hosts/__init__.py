@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lab hosts: which there are, how they are reached, and how a device is taken and put back."""
+"""Lab hosts: the inventory, connections to them, and taking a device and giving it back."""

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The controller's end of an agent: starts it over a transport, asks, and turns what goes wrong into one
-line."""
+"""The controller's end of an agent: start it over a transport, send requests, report failures in one line."""
 
 from __future__ import annotations
 
@@ -42,15 +41,14 @@ __all__ = [
 
 PROTOCOL = 1
 
-# Runs under any Python 3 (and says so where it is too old); holds no single quote, so that a shell can
-# quote it.
+# Runs under any Python 3, and reports one that is too old; has no single quote, so that a shell can quote it.
 BOOT = (
     "import sys;v=sys.version_info;"
     'v<(3,8) and sys.exit("vfiocert agent: python3 here is %d.%d, and 3.8 or newer is needed"%v[:2]);'
     "import io,json,zlib;f=io.BufferedReader(io.FileIO(0,closefd=False),1);"
     'l=f.readline(4096) or sys.exit("vfiocert agent: the controller hung up before it sent the agent");'
     'h=json.loads(l);b=f.read(h["bytes"]);'
-    # hashlib loads OpenSSL, which a slow host feels; the modules under it may be built in.
+    # hashlib loads OpenSSL, which is slow on some hosts; the modules under it may be built in.
     's=[n for n in ("_sha2","_sha256") if n in sys.builtin_module_names]+["hashlib"];'
     '__import__(s[0]).sha256(b).hexdigest()==h["sha256"] or '
     'sys.exit("vfiocert agent: the bundle arrived damaged, %d of %d bytes"%(len(b),h["bytes"]));'
@@ -60,17 +58,16 @@ BOOT = (
 
 def boot_command(python: str = "python3", sudo: bool = False) -> str:
     """Return the shell command that starts an agent; its stdin then takes `Bundle.start_bytes`."""
-    # Isolated and without site: the standard library is all it needs, and nothing of the host's settings.
+    # Isolated and without site: the agent needs the standard library only, and none of the host's settings.
     return f"{'sudo -n ' if sudo else ''}{shlex.quote(python)} -ISc {shlex.quote(BOOT)}"
 
 
 class Transport(Protocol):
     """A byte stream to a process that runs `boot_command()`.
 
-    Guarantees an implementation gives: `send` sends everything or raises LabError; `recv_exact` returns
-    exactly
-    `count` bytes, fewer only when the peer has closed the stream, and raises TimeoutError when they have not
-    come within `deadline_s` seconds (what did come is kept for the next call); nothing raises after `close`.
+    Guarantees: `send` sends everything or raises LabError; `recv_exact` returns exactly `count` bytes, fewer
+    only when the peer has closed the stream, and raises TimeoutError when they do not arrive within
+    `deadline_s` seconds (what did arrive is kept for the next call); nothing raises after `close`.
     """
 
     def send(self, data: bytes) -> None:
@@ -88,7 +85,7 @@ class Transport(Protocol):
         ...
 
     def exit_status(self) -> int | None:
-        """Return the exit status (negative: the signal), None when the process runs or it is not known."""
+        """Return the exit status (negative: the signal), None while the process runs or if it is unknown."""
         ...
 
 
@@ -98,14 +95,14 @@ class AgentTimeout(LabError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """The agent's sources as they travel."""
+    """The agent's sources as they are sent to the host."""
 
     data: bytes
     sha256: str
 
     @property
     def start_bytes(self) -> bytes:
-        """The header line and the bundle: what `BOOT` reads first."""
+        """Return the header line and the bundle, which `BOOT` reads first."""
         header = json.dumps({"bytes": len(self.data), "sha256": self.sha256}, separators=(",", ":"))
         return header.encode() + b"\n" + self.data
 
@@ -117,15 +114,14 @@ def bundle() -> Bundle:
     Key "" holds the same modules compiled (harness/agent/loader.py).
     """
     package = PROJECT / "harness"
-    # harness/__init__.py may grow imports that only the controller has: the agent's own package root is
-    # empty.
+    # Not harness/__init__.py, which may import what only the controller has: the agent's root is empty.
     modules = {"harness": ""}
     for part in ("uapi", "agent"):
         for path in sorted((package / part).rglob("*.py")):
             names = ["harness", *path.relative_to(package).with_suffix("").parts]
             modules[".".join(names[:-1] if names[-1] == "__init__" else names)] = path.read_text("utf-8")
-    # Compiled as well, for hosts with the controller's version of Python: compiling is most of a slow host's
-    # time to the first answer.
+    # Compiled too, for hosts with the controller's version of Python: on a slow host, compiling takes most of
+    # the time to the first answer.
     code = {
         name: marshal.dumps(compile(source, f"vfiocert:{name}", "exec", dont_inherit=True)).decode("latin-1")
         for name, source in modules.items()
@@ -138,7 +134,7 @@ def bundle() -> Bundle:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a program: one record for each finished operation, and what hangs, if something does."""
+    """The result of a program: a record for each finished operation, and the one that hangs, if any."""
 
     trace: list[dict[str, Any]]
     hung: dict[str, Any] | None = None
@@ -155,10 +151,10 @@ class Agent:
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
     def call(self, method: str, *, deadline_s: float = 60.0, **params: Any) -> Any:
-        """Ask the agent and return its result.
+        """Send a request to the agent and return its result.
 
-        UsageError, LabError or HarnessError as the agent says; AgentTimeout (a LabError) when no answer comes
-        within `deadline_s`, after which this agent answers nothing any more.
+        UsageError, LabError or HarnessError as the agent reports; AgentTimeout (a LabError) when no answer
+        comes within `deadline_s` seconds.  After that, every call on this agent fails.
         """
         if self._broken is not None:
             raise LabError(f"{self.name}: not usable since {self._broken}")
@@ -167,7 +163,7 @@ class Agent:
             self.transport.send(_frame({"id": number, "method": method, "params": params}))
             answer = _read_frame(self.transport, self.name, f"the answer to {method}", deadline_s)
         except BaseException as error:
-            # Interrupted, too: the answer that is still to come would be taken for that to the next request.
+            # On an interrupt too: the late answer would be taken for the answer to the next request.
             self._broken = str(error) or type(error).__name__
             raise
         return self._result(method, number, answer)
@@ -179,13 +175,13 @@ class Agent:
             error = answer.get("error")
             if isinstance(error, dict) and isinstance(error.get("message"), str):
                 _raise(self.name, method, error)
-        self._broken = f"an answer to {method} that is none"
+        self._broken = f"a malformed answer to {method}"
         raise HarnessError(f"{self.name}: {method}: not an answer to request {number}: {_shown(answer)}")
 
     def run(self, program: Mapping[str, Any], deadline_s: float | None = None) -> RunResult:
         """Run a program and return its trace; a hung operation is `RunResult.hung`, not an exception.
 
-        `deadline_s` is for the answer; the default is the program's own deadline and 30 s.
+        `deadline_s` is for the answer; the default is the program's own deadline plus 30 s.
         """
         wanted = dict(program)
         if deadline_s is None:
@@ -195,11 +191,10 @@ class Agent:
     def run_many(
         self, programs: Sequence[Mapping[str, Any]], deadline_s: float | None = None
     ) -> list[RunResult]:
-        """Run programs one after the other in one request, which saves a round trip each.
+        """Run programs one after the other in one request, which saves a round trip for each.
 
         The list ends early with the first program that hangs.  `deadline_s` is for the answer; the default
-        is the
-        sum of the programs' own deadlines and 30 s.
+        is the sum of the programs' own deadlines plus 30 s.
         """
         wanted = [dict(p) for p in programs]
         if deadline_s is None:
@@ -245,7 +240,7 @@ def _raise(name: str, method: str, error: dict[str, Any]) -> None:
         raise LabError(text)
     if kind == "usage" and method not in ("run", "run_many"):
         raise UsageError(text)
-    # A program is made by this suite, so a malformed one is our own mistake.
+    # Programs come from this suite, so a malformed one is our own bug.
     trace = (error.get("detail") or {}).get("traceback") if isinstance(error.get("detail"), dict) else None
     last = (
         f" (at {trace.strip().splitlines()[-3].strip()})"
@@ -272,7 +267,7 @@ def _shown(value: Any, limit: int = 120) -> str:
 
 
 def _read_frame(transport: Transport, name: str, what: str, deadline_s: float) -> Any:
-    """Read one frame; LabError when the stream ends or nothing comes, HarnessError when it is no frame."""
+    """Read one frame; LabError when the stream ends or stays silent, HarnessError when it is not a frame."""
     end = time.monotonic() + deadline_s
     try:
         head = transport.recv_exact(4, deadline_s)
@@ -283,7 +278,7 @@ def _read_frame(transport: Transport, name: str, what: str, deadline_s: float) -
             with contextlib.suppress(TimeoutError):
                 head += transport.recv_exact(96, 0.3)
             raise HarnessError(
-                f"{name}: {what} is garbled: it begins with {_shown(head)}, which is no frame of up to "
+                f"{name}: {what} is garbled: it begins with {_shown(head)}, which is not a frame of up to "
                 f"{MAX_FRAME_BYTES} bytes; something prints into the agent's channel (a login script?)"
             )
         body = transport.recv_exact(length, max(0.0, end - time.monotonic()))
@@ -306,11 +301,11 @@ def _ended(transport: Transport, name: str, what: str, got: bytes) -> LabError:
 
 def _tail(transport: Transport) -> str:
     lines = [line.strip() for line in transport.stderr_tail().splitlines() if line.strip()]
-    return f"; its last words: {_shown(' | '.join(lines[-5:]), 600)}" if lines else ""
+    return f"; the end of its stderr: {_shown(' | '.join(lines[-5:]), 600)}" if lines else ""
 
 
 def start_agent(transport: Transport, *, name: str = "agent", deadline_s: float = 60.0) -> Agent:
-    """Send the bundle over a transport that runs `boot_command()`, wait for hello, return the agent."""
+    """Send the bundle over a transport that runs `boot_command()`; return the agent once it says hello."""
     wanted = bundle()
     try:
         transport.send(wanted.start_bytes)
@@ -319,7 +314,7 @@ def start_agent(transport: Transport, *, name: str = "agent", deadline_s: float 
     message = _read_frame(transport, name, "the agent's hello", deadline_s)
     hello = message.get("hello") if isinstance(message, dict) else None
     if not isinstance(hello, dict):
-        raise HarnessError(f"{name}: the first frame is no hello: {_shown(message)}")
+        raise HarnessError(f"{name}: the first frame is not a hello: {_shown(message)}")
     if hello.get("protocol") != PROTOCOL or hello.get("hash") != wanted.sha256:
         raise HarnessError(
             f"{name}: the agent speaks protocol {hello.get('protocol')!r} as {_shown(hello.get('hash'))}, "

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which VFIO driver is the right one for a PCI device: the algorithm, as a library.
+"""Choose the VFIO driver for a PCI device, as user space is meant to.
 
 A variant driver's id table is marked for driver_override only, and its aliases begin with `vfio_pci:`
 instead of `pci:` (scripts/mod/file2alias.c, do_pci_entry(); Linux commit cc6711b0bf36 ("PCI / VFIO: Add
 'override_only' support for VFIO PCI sub system")).  The kernel never chooses: user space looks for the
 `vfio_pci:` aliases in modules.alias that match the device's modalias, and takes the one with the fewest
 wildcards, as libvirt does (commit 82e2fac29710 ("qemu: automatically bind to a vfio variant driver, if
-available")).  vfio-pci's own alias has a wildcard in each field: it is the choice when there is no other.
+available")).  vfio-pci's own alias has a wildcard in each field: it is chosen when no other alias matches.
 
-Which of two equally specific modules to take, no text says.  Here it is the first of the file, and the
+No text says which of two equally specific modules to take.  Here it is the first in the file, and the
 others are reported (`Choice.tied`).
 """
 
@@ -54,12 +54,12 @@ class Alias:
 
     @property
     def vfio(self) -> bool:
-        """Whether it is a VFIO driver's."""
+        """Whether this is the alias of a VFIO driver."""
         return self.pattern.startswith(VFIO_PREFIX)
 
     @property
     def wildcards(self) -> int:
-        """How many of the seven fields may have any value; a hand-written pattern counts its wildcards."""
+        """How many of the seven fields may have any value; in a hand-written pattern, its wildcards."""
         body = self.pattern.partition(":")[2]
         fields = _PATTERN.fullmatch(body)
         if fields:
@@ -68,11 +68,11 @@ class Alias:
 
     @property
     def regular(self) -> bool:
-        """Whether it is written as the kernel's build writes them: every field, each a value or one `*`."""
+        """Whether it has the form that the kernel's build writes: every field, each a value or one `*`."""
         return _PATTERN.fullmatch(self.pattern.partition(":")[2]) is not None
 
     def matches(self, modalias: str) -> bool:
-        """Whether a device with this modalias (`pci:v...`) is meant."""
+        """Whether the alias matches a device with this modalias (`pci:v...`)."""
         prefix = self.pattern.partition(":")[0]
         return fnmatchcase(f"{prefix}:{modalias.partition(':')[2]}", self.pattern)
 
@@ -92,7 +92,7 @@ class Choice:
 
 
 def is_modalias(text: str) -> bool:
-    """Whether it is the modalias of a PCI device (drivers/pci/pci-sysfs.c, modalias_show())."""
+    """Whether `text` is the modalias of a PCI device (drivers/pci/pci-sysfs.c, modalias_show())."""
     return _MODALIAS.fullmatch(text) is not None
 
 
@@ -114,7 +114,7 @@ def modalias_of(vendor: int, device: int, *, subsystem: tuple[int, int] = (0, 0)
 
 
 def choose(modalias: str, aliases: Iterable[Alias]) -> Choice:
-    """The VFIO driver for a device; UsageError where `modalias` is not a PCI device's."""
+    """Choose the VFIO driver for a device; UsageError if `modalias` is not a PCI device's."""
     ids_of(modalias)
     found = [alias for alias in aliases if alias.vfio and alias.matches(modalias)]
     found.sort(key=lambda alias: (alias.wildcards, alias.line))
@@ -126,15 +126,15 @@ def choose(modalias: str, aliases: Iterable[Alias]) -> Choice:
 
 
 def others(modalias: str, aliases: Iterable[Alias]) -> tuple[str, ...]:
-    """Modules that are not VFIO's and match the device: what the kernel loads for it by itself."""
+    """The modules of other drivers that match the device: what the kernel itself loads for it."""
     found = [alias.module for alias in aliases if not alias.vfio and alias.matches(modalias)]
     return tuple(dict.fromkeys(found))
 
 
 def parse_aliases(text: str, name: str = "modules.alias") -> tuple[Alias, ...]:
-    """The PCI aliases of a modules.alias file, in its order; comments and other buses are passed over.
+    """Parse the PCI aliases of a modules.alias file, in its order; skip comments and other buses.
 
-    UsageError with file and line where a PCI line is not `alias PATTERN MODULE`.
+    UsageError with file and line if a PCI line is not `alias PATTERN MODULE`.
     """
     found: list[Alias] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -143,14 +143,14 @@ def parse_aliases(text: str, name: str = "modules.alias") -> tuple[Alias, ...]:
             continue
         if len(words) != 3 or len(words[1]) > _MAX_ALIAS or not _MODULE.fullmatch(words[2]):
             raise UsageError(
-                f"{name}:{number}: {line[:100]!r} is not 'alias PATTERN MODULE'; run 'depmod' to make it anew"
+                f"{name}:{number}: {line[:100]!r} is not 'alias PATTERN MODULE'; run 'depmod' to rewrite it"
             )
         found.append(Alias(words[1], words[2].replace("-", "_"), number))
     return tuple(found)
 
 
 def read_aliases(path: Path) -> tuple[Alias, ...]:
-    """The PCI aliases in a file; UsageError where it cannot be read or is no modules.alias."""
+    """Read the PCI aliases in a file; UsageError if it cannot be read or is not a modules.alias."""
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise UsageError(f"alias file {path} is larger than {_MAX_FILE_BYTES >> 20} MiB")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lab host with a running agent: reached, checked for what certification needs, reconnected after it died.
+"""A lab host with a running agent: connect, check that it can be certified on, reconnect after it died.
 
 with Host.connect(spec, name="rack7.node1", jumps=jumps(lab, spec)) as host:
     host.agent.call("host_info")
@@ -32,7 +32,7 @@ _RETRY_PAUSE_S = 0.5
 
 @dataclass(frozen=True)
 class HostInfo:
-    """What the agent says of its host; `run` is the name of its undo journal, `raw` is all of it."""
+    """The answer to `host_info`; `run` is the name of the agent's undo journal, `raw` the whole answer."""
 
     kernel: str
     boot_id: str
@@ -43,7 +43,7 @@ class HostInfo:
 
     @classmethod
     def from_agent(cls, name: str, hello: Mapping[str, Any], answer: Any) -> HostInfo:
-        """From the agent's hello and its answer to `host_info`, which is checked."""
+        """Check and convert the agent's hello and its answer to `host_info`; LabError if incomplete."""
         if not isinstance(answer, dict) or not all(
             isinstance(answer.get(key), bool) for key in ("has_vfio", "has_iommufd")
         ):
@@ -57,8 +57,8 @@ class HostInfo:
 class Host:
     """One lab host; not for use by several threads at once.
 
-    Guarantees: `agent` runs as root on a Python that is new enough, on a kernel that has what was required;
-    everything that fails on the way is a LabError that names the host.
+    Guarantees: `agent` runs as root, on a new enough Python and a kernel that has what was required; every
+    failure on the way is a LabError that names the host.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Host:
         require_vfio: bool = True,
         deadline_s: float = 20.0,
     ) -> Host:
-        """Reaches the host and starts the agent; `deadline_s` is for each SSH hop.
+        """Connect to the host and start the agent; `deadline_s` is for each SSH hop.
 
-        With `require_vfio`, a kernel without VFIO or iommufd is a LabError: there is no verdict to be had.
+        With `require_vfio`, a kernel without VFIO or iommufd is a LabError: no verdict is possible.
         """
         if isinstance(spec.jump, str) and not jumps:
             raise UsageError(
@@ -116,24 +116,24 @@ class Host:
 
     @property
     def info(self) -> HostInfo:
-        """What `host_info` said when the agent started."""
+        """The answer to `host_info` when the agent started; LabError after `close`."""
         if self._info is None:
             raise LabError(f"{self.name}: not connected")
         return self._info
 
     @property
     def alive(self) -> bool:
-        """True while the SSH connection stands (a dead peer is noticed within 45 s)."""
+        """True while the SSH connection is up (a dead peer is noticed within 45 s)."""
         return self._connection is not None and self._agent is not None and self._connection.alive
 
     def exec(self, command: str, deadline_s: float, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-        """One shell command beside the agent: (exit status, stdout, stderr)."""
+        """Run a shell command beside the agent: (exit status, stdout, stderr)."""
         if self._connection is None:
             raise LabError(f"{self.name}: not connected")
         return self._connection.exec(command, deadline_s, stdin=stdin)
 
     def reconnect(self, deadline_s: float = 120.0) -> bool:
-        """A new connection and agent, tried until `deadline_s`; True where the host was booted meanwhile."""
+        """Try for `deadline_s` to get a new connection and agent; True if the host rebooted meanwhile."""
         before = self._info.boot_id if self._info else ""
         self.close()
         end = time.monotonic() + deadline_s
@@ -147,7 +147,7 @@ class Host:
             time.sleep(_RETRY_PAUSE_S)
 
     def close(self) -> None:
-        """Ends the agent, which undoes what it changed, and the connection; never raises."""
+        """End the agent, which undoes what it changed, and the connection; never raises."""
         agent, self._agent = self._agent, None
         connection, self._connection = self._connection, None
         if agent is not None:
@@ -185,7 +185,7 @@ class Host:
         status, words = transport.exit_status(), transport.stderr_tail()
         last = " ".join(words.split())[-200:]
         if "3.8 or newer is needed" in words:
-            # The boot line's own words, which name the version that is there.
+            # The boot line's message, which names the host's version.
             return LabError(f"{self.name}: {last}; set `python` to a newer one")
         if "sudo" in words.lower() and (self.spec.become == "sudo"):
             return LabError(
@@ -216,7 +216,7 @@ class Host:
 
 
 def holder_name(run: str) -> str:
-    """Who holds a lease, for the message a second run gets: `user@controller, pid N, run R`."""
+    """This run as the holder of a lease, for the message to a second run: `user@controller, pid N, run R`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

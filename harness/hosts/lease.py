@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leases: a device, and its IOMMU group, belong to one run at a time.
 
-The lock is held by the agent's process on the lab host, so it ends with it, whatever happens to the
+The agent's process on the lab host holds the lock, which ends with that process, whatever happens to the
 controller.
 """
 
@@ -24,19 +24,19 @@ class Caller(Protocol):
     """What provisioning needs of `harness.hosts.client.Agent`."""
 
     def call(self, method: str, *, deadline_s: float = 60.0, **params: Any) -> Any:
-        """The agent's result; LabError, UsageError or HarnessError as it says."""
+        """Return the agent's result; LabError, UsageError or HarnessError as the agent reports."""
         ...
 
 
 @contextlib.contextmanager
 def leased(agent: Caller, keys: Sequence[Key], holder: str) -> Iterator[None]:
-    """Holds `keys` while inside the `with`; LabError with who has one, and since when, where it is taken."""
+    """Hold `keys` inside the `with`; if one is taken, LabError says by whom and since when."""
     wanted = [key if isinstance(key, str) else dict(key) for key in keys]
     agent.call("lease", keys=wanted, holder=holder)
     try:
         yield
     finally:
-        # Where the agent is gone its locks are gone with it.
+        # If the agent is gone, so are its locks.
         with contextlib.suppress(LabError):
             agent.call("release", keys=wanted)
 
@@ -45,11 +45,11 @@ class Shell(Protocol):
     """What reading the leases needs of `harness.hosts.host.Host`."""
 
     def exec(self, command: str, deadline_s: float) -> tuple[int, bytes, bytes]:
-        """(exit status, stdout, stderr) of one shell command."""
+        """Run a shell command: (exit status, stdout, stderr)."""
         ...
 
 
-# Reads who holds what without taking a lock, which could make a run that starts right now fail.
+# Reads the leases without taking a lock, because that could fail a run that starts at this moment.
 _READ = (
     'cd /run/vfiocert/lease 2>/dev/null || exit 0; for f in *; do [ -f "$f" ] && '
     'echo "$(stat -c %i -- "$f") $f $(head -c 2000 -- "$f")"; done; echo --; cat /proc/locks'
@@ -58,7 +58,7 @@ _READ_S = 20.0
 
 
 def current_leases(host: Shell) -> dict[str, str]:
-    """The leases held on a host now: `{key: "HOLDER since TIME"}`; a file that nobody locks is none."""
+    """The leases held on a host now, `{key: "HOLDER since TIME"}`; an unlocked file is not a lease."""
     _, out, _ = host.exec(_READ, _READ_S)
     files, _, locks = out.decode("utf-8", "replace").partition("\n--\n")
     held = {fields[5].rpartition(":")[2] for line in locks.splitlines() if len(fields := line.split()) > 5}

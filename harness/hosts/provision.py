@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a device for certification, and puts the host back exactly as it was.
+"""Prepare a device for certification, and put the host back exactly as it was.
 
     with provisioned(host, device, holder=holder_name(run)) as ready:
         host.agent.run({"devices": {"dev0": ready.entry}, ...})
 
-The order is fixed: look (nothing changes), refuse what must not be touched, lease, photograph the host,
-change it (the agent journals the undo of each step before the step), probe.  On the way out, whatever
-happened: undo, photograph again, compare, release.
+The order is fixed: look (nothing changes), refuse what must not be touched, lease, take a snapshot of the
+host, change it (the agent journals the undo of each step before the step), probe.  On the way out, whatever
+happened: undo, take a second snapshot, compare, release.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _AGENT_LEAVES_S = 20.0
 _RECONNECT_S = 60.0
 _MAX_MODULE_BYTES = 40 << 20
 _MAX_DIFFERENCES = 12
-# Any fixed value: the same device of the same lab gets the same mdev in each run, so that leases meet.
+# Any fixed value: the same device of a lab gets the same mdev UUID in each run, so that its leases collide.
 _UUID_SPACE = uuid.UUID("6f1d8c5e-7a53-4f0e-9d53-9f0f2f1b7c11")
 
 
@@ -55,8 +55,8 @@ _UUID_SPACE = uuid.UUID("6f1d8c5e-7a53-4f0e-9d53-9f0f2f1b7c11")
 class ProvisionedDevice:
     """A device that is bound, openable and probed; valid inside its `with`.
 
-    `cdev`, `group`, `debugfs` and `sysfs` are paths on the host ("" where there is none), `wire` is what the
-    agent's methods take, `steps` what was done to the host.
+    `cdev`, `group`, `debugfs` and `sysfs` are paths on the host ("" for none), `wire` is the device as the
+    agent's methods take it, `steps` is what was done to the host.
     """
 
     id: str
@@ -105,7 +105,7 @@ def wire_device(host_name: str, device: DeviceSpec, instance: str = "") -> dict[
 
 
 def describe(host: Host, device: DeviceSpec, wire: Mapping[str, Any]) -> dict[str, Any]:
-    """What the host says of the device; nothing changes; LabError where the answer is not whole."""
+    """Ask the host about the device and change nothing; LabError if the answer is malformed."""
     if device.mock is not None:  # every open of /dev/iommu makes a new one
         return {"exists": host.info.has_iommufd, "path": "/dev/iommu", "driver": "iommufd mock"}
     answer = host.agent.call("describe_device", device=dict(wire))
@@ -123,11 +123,11 @@ def provisioned(
     module: Path | None = None,
     instance: str = "",
 ) -> Iterator[ProvisionedDevice]:
-    """Binds `device` to its VFIO driver (or creates it), probes it, and undoes it all at the end.
+    """Bind `device` to its VFIO driver (or create it), probe it, and undo all of it at the end.
 
-    `module` replaces the module of its name while it lasts (default: the inventory's `module`).  `holder` is
-    what others are told while the lease is held.  LabError: absent, in use, protected, leased, not bindable,
-    or the host was not restored (then it lists the differences).
+    `module` replaces the module of the same name meanwhile (default: the inventory's `module`).  `holder` is
+    what other runs are told while the lease is held.  LabError: the device is absent, in use, protected,
+    leased or not bindable, or the host was not restored (then it lists the differences).
     """
     wire = wire_device(host.name, device, instance)
     where = f"{host.name}: device '{device.id}'"
@@ -157,11 +157,11 @@ def provisioned(
             owner = host.agent.call(
                 "provision", deadline_s=_PROVISION_S, device=pf, driver=function.pf_driver
             )
-            # vfio-pci resets what is opened and closed, and a reset of the PF takes its VFs along.
+            # vfio-pci resets a device when it is opened and closed, and a reset of the PF resets its VFs too.
             host.agent.call("forbid_reset", device=pf)
         if pf is not None and function is not None and not described.get("exists"):
             _make_functions(host, pf, wire, function.count, where)
-            # Its group is known only now, and with it what else the lease must cover.
+            # Only now its IOMMU group is known, which the lease must cover too.
             _refuse(where, describe(host, device, wire), may_be_made=False)
             stack.enter_context(leased(host.agent, [wire], holder))
         driver = None if device.mdev is not None else device.wanted_driver
@@ -181,7 +181,7 @@ def provisioned(
 
 @contextlib.contextmanager
 def _only_one(host: Host, device: DeviceSpec) -> Iterator[None]:
-    """An agent's undo takes back all that agent did, so each device is prepared by an agent of its own."""
+    """Refuse a second device: an agent's undo undoes all it did, so each device needs its own agent."""
     if host.prepares:
         raise HarnessError(
             f"{host.name}: device '{device.id}': this agent holds device '{host.prepares}'; "
@@ -204,7 +204,7 @@ def _make_functions(
     if not isinstance(total, int) or not isinstance(present, int):
         raise LabError(f"{where}: vf_of='{pf['pci']}' has no SR-IOV")
     if present:
-        # The kernel goes through zero to change the number: that would take VFs away from others.
+        # The kernel changes the number only through zero, which would take VFs away from others.
         raise LabError(
             f"{where}: '{pf['pci']}' has {present} VFs and {wire['pci']} is none of them; "
             f"correct `pci`, or run on the host: echo 0 > /sys/bus/pci/devices/{pf['pci']}/sriov_numvfs"
@@ -221,12 +221,12 @@ def _make_functions(
 
 
 def module_name(file: Path) -> str:
-    """The kernel's name of the module in `FILE.ko`: dashes are underscores."""
+    """The kernel's name of the module in `FILE.ko`, with underscores for dashes."""
     return file.name.split(".")[0].replace("-", "_")
 
 
 def snapshot_difference(before: Any, after: Any, path: str = "") -> list[str]:
-    """Where two host snapshots differ, one line each: `drivers.0000:00:04.0: 'edu' became 'vfio-pci'`."""
+    """The differences of two host snapshots, a line each: `drivers.0000:00:04.0: 'edu' became 'vfio-pci'`."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         found: list[str] = []
         for key in sorted({*before, *after}, key=str):
@@ -266,15 +266,15 @@ def _refuse(where: str, described: Mapping[str, Any], *, may_be_made: bool) -> N
 
 @contextlib.contextmanager
 def _restored(host: Host, touched: list[dict[str, Any]], where: str) -> Iterator[None]:
-    """Photographs the host; at the end undoes everything of this agent and compares."""
-    # What a killed run left is taken back now, so that it is not mistaken for ours afterwards.
+    """Take a snapshot of the host; at the end, undo everything this agent did and compare."""
+    # Undo what a killed run left, so that it is not mistaken for ours afterwards.
     others = others_live(host.agent.call("undo", deadline_s=_PROVISION_S, run=None))
     before = host.agent.call("snapshot_host", devices=touched)
     boot_id = host.info.boot_id
     try:
         yield
     except BaseException as error:
-        # What went wrong first is what is reported; that the host was not restored is added to it.
+        # The first error is reported; a host that was not restored is added to it as a note.
         try:
             _undo(host, touched, where, before, boot_id, others)
         except LabError as second:
@@ -289,8 +289,8 @@ def _undo(
     try:
         done = host.agent.call("undo", deadline_s=_PROVISION_S, run=host.info.run)
     except LabError:
-        # A dead connection: the agent on the other side undoes by itself when its channel closes. A new one
-        # undoes what that could not, and sees the result; a host that was booted anew has nothing to undo.
+        # The connection is dead: the old agent undoes its changes when its channel closes.  A new agent
+        # undoes what the old one could not, and sees the result; a host that rebooted has nothing to undo.
         host.reconnect(_RECONNECT_S)
         if host.info.boot_id != boot_id:
             return
@@ -302,7 +302,7 @@ def _undo(
     after = host.agent.call("snapshot_host", devices=touched)
     differences = snapshot_difference(before, after) + failed_steps(done)
     if differences and (others or others_live(host.agent.call("undo", deadline_s=_PROVISION_S, run=None))):
-        # Runs side by side make and remove mdevs and modules of their own: only what we touched is compared.
+        # Other runs on the host make and remove their own mdevs and modules: compare only what we touched.
         differences = snapshot_difference(_devices(before), _devices(after))
     if differences:
         shown = "; ".join(differences[:_MAX_DIFFERENCES])
@@ -313,7 +313,7 @@ def _undo(
 
 
 def failed_steps(done: Any) -> list[str]:
-    """What an answer to `undo` says could not be undone, one line each."""
+    """The steps that an answer to `undo` reports as failed, one line each."""
     entries = [entry for entry in done if isinstance(entry, Mapping)] if isinstance(done, list) else []
     return [
         f"undo of {entry.get('undo')} {entry.get('subject')} {entry.get('status')}"
@@ -323,7 +323,7 @@ def failed_steps(done: Any) -> list[str]:
 
 
 def others_live(done: Any) -> bool:
-    """Whether an answer to `undo` says that another run is at work on the host."""
+    """Whether an answer to `undo` says that another run is active on the host."""
     entries = [entry for entry in done if isinstance(entry, Mapping)] if isinstance(done, list) else []
     return any(str(entry.get("status", "")).startswith("skipped") for entry in entries)
 
@@ -333,7 +333,7 @@ def _devices(snapshot: Any) -> Any:
 
 
 def _mock(host: Host, device: DeviceSpec, wire: Mapping[str, Any], where: str) -> ProvisionedDevice:
-    """Nothing is prepared and nothing shared: what a program opens is gone when it is closed."""
+    """The iommufd mock, which needs no preparation: what a program opens is gone when it is closed."""
     return ProvisionedDevice(
         id=device.id, profile=load_profile(device.profile), wire=wire, cdev="", group="", vfio_name="",
         debugfs="", sysfs="", driver="iommufd mock", capabilities=probe_mock(host.agent, where),
@@ -343,7 +343,7 @@ def _mock(host: Host, device: DeviceSpec, wire: Mapping[str, Any], where: str) -
 def _of_a_vfio_pf(
     host: Host, device: DeviceSpec, wire: Mapping[str, Any], answer: Any, where: str, owner: Any
 ) -> ProvisionedDevice:
-    """A VF and its PF, both for VFIO: without the PF's token nobody opens the VF, so it is not probed."""
+    """A VF and its PF, both on VFIO; not probed, because the VF cannot be opened without the PF's token."""
     if not isinstance(answer, Mapping) or not isinstance(owner, Mapping) or not answer.get("cdev"):
         raise LabError(f"{where}: the VF has no cdev beside its PF")
     now = describe(host, device, wire)
@@ -368,7 +368,7 @@ def _without_iommu(
     where: str,
     _others: Sequence[Any] = (),
 ) -> ProvisionedDevice:
-    """A device in no-IOMMU mode: it has a group and no cdev, so nothing can be probed as on others."""
+    """A device in no-IOMMU mode: it has a group but no cdev, so it cannot be probed like others."""
     if not isinstance(answer, Mapping) or not str(answer.get("group") or "").rpartition("/")[2].startswith(
         "noiommu-"
     ):
@@ -433,7 +433,7 @@ def _ready(
 
 
 def _entry(found: Mapping[str, Any], sysfs: str = "") -> dict[str, str]:
-    """A device as programs have it, from what `provision` answered."""
+    """A device as programs have it, from the answer to `provision`."""
     return {
         "cdev": str(found.get("cdev") or ""), "group": str(found.get("group") or ""),
         "name": str(found.get("vfio_name") or ""), "debugfs": str(found.get("debugfs") or ""),

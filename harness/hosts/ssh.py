@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SSH, and nothing else of the network: the only module that knows paramiko.
+"""SSH connections to lab hosts; the only module that uses paramiko.
 
     with SshHost().connect(spec, name="rack7.node1", jumps=jumps(lab, spec)) as connection:
         status, out, err = connection.exec("uname -r", deadline_s=10)
         transport = connection.transport("python3 -c ...")      # bytes both ways, for harness/hosts/client.py
 
-Host keys are always verified against the pinned file; nothing is ever learnt on first use.  Everything that
-goes wrong here is a `LabError`, and its one line says what to do.
+Host keys are always verified against the pinned file, and never accepted on first use.  Every failure here
+is a `LabError` whose one line says what to do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.hosts.inventory.models import HostSpec, JumpSpec
 
 __all__ = ["SshConnection", "SshHost", "SshTransport", "fingerprint"]
 
-# A trace may be tens of megabytes: with paramiko's 2 MiB window each round trip would stop the stream.
+# A trace may be tens of megabytes: with paramiko's 2 MiB window the stream would stall at each round trip.
 _WINDOW_BYTES = 64 << 20
 _PACKET_BYTES = 1 << 18
 _KEEPALIVE_S = 15
@@ -43,20 +43,20 @@ _SLICE_S = 0.5
 # What paramiko raises on a connection that is gone.
 _BROKEN = (OSError, EOFError, paramiko.SSHException)
 
-# paramiko logs whole tracebacks of failures that are reported as one line here, and names of keys.
+# paramiko logs key names, and whole tracebacks of failures that are reported as one line here.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
 
 def fingerprint(key: paramiko.PKey) -> str:
-    """`SHA256:...` as `ssh-keygen -l` prints it."""
+    """The fingerprint of a key, `SHA256:...` as `ssh-keygen -l` prints it."""
     return "SHA256:" + b64encode(sha256(key.asbytes()).digest()).decode().rstrip("=")
 
 
 class SshTransport:
     """Bytes to and from one remote command (the Transport protocol of harness/hosts/client.py).
 
-    Guarantees: no call outlives its deadline, and what came before it is kept; standard error is drained
-    while waiting, so a talkative command never blocks, and its last 64 KiB are kept.
+    Guarantees: no call outlives its deadline, and data that came before it is kept; standard error is drained
+    while waiting, so that a command that writes much to it never blocks, and its last 64 KiB are kept.
     """
 
     def __init__(self, channel: paramiko.Channel, where: str) -> None:
@@ -66,7 +66,7 @@ class SshTransport:
         self._stderr = bytearray()
 
     def send(self, data: bytes, deadline_s: float = 60.0) -> None:
-        """Sends all of `data`; LabError after `deadline_s` seconds, or when the command has ended."""
+        """Send all of `data`; LabError after `deadline_s` seconds, or when the command has ended."""
         end = time.monotonic() + deadline_s
         view = memoryview(data)
         while view:
@@ -82,14 +82,14 @@ class SshTransport:
             view = view[sent:]
 
     def recv_exact(self, count: int, deadline_s: float) -> bytes:
-        """The next `count` bytes, fewer at the end of the stream; TimeoutError past the deadline."""
+        """Return the next `count` bytes, fewer at the end of the stream; TimeoutError past the deadline."""
         end = time.monotonic() + deadline_s
         while len(self._buffer) < count:
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{self._where}: no answer within {deadline_s:g} s")
             self._drain_stderr()
-            # In slices: standard error must keep moving while standard output is silent.
+            # In slices: standard error must be drained while standard output is silent.
             self._channel.settimeout(min(left, _SLICE_S))
             try:
                 data = self._channel.recv(max(count - len(self._buffer), 65536))
@@ -110,9 +110,9 @@ class SshTransport:
         return self._stderr.decode("utf-8", "replace")
 
     def exit_status(self, deadline_s: float = 2.0) -> int | None:
-        """The command's exit status, waited for at most `deadline_s`; None while it runs or is unknown.
+        """Wait up to `deadline_s` for the command's exit status; None while it runs or if it is unknown.
 
-        128 + signal where a signal ended it, as shells count.
+        As in a shell, 128 + signal if a signal ended it.
         """
         end = time.monotonic() + deadline_s
         while not self._channel.exit_status_ready():
@@ -123,7 +123,7 @@ class SshTransport:
         return None if status < 0 else status
 
     def close(self) -> None:
-        """Ends the command's input and closes the channel; never raises."""
+        """End the command's input and close the channel; never raises."""
         with contextlib.suppress(*_BROKEN):
             self._channel.close()
 
@@ -155,16 +155,16 @@ class SshConnection:
 
     @property
     def alive(self) -> bool:
-        """True until either side closed or the peer stopped answering (noticed within 45 s)."""
+        """True until either side closes the connection or the peer stops answering (noticed within 45 s)."""
         transport = self._client.get_transport()
         return transport is not None and transport.is_active()
 
     def exec(
         self, command: str, deadline_s: float, limit_bytes: int = _OUTPUT_LIMIT_BYTES, stdin: bytes = b""
     ) -> tuple[int, bytes, bytes]:
-        """One shell command: (exit status, stdout, stderr); LabError past the deadline or the size limit.
+        """Run a shell command: (exit status, stdout, stderr); LabError past the deadline or the size limit.
 
-        `stdin` is sent whole before anything is read: for commands that only then answer.
+        All of `stdin` is sent before anything is read: for commands that read it all before they answer.
         """
         channel = self._open(command, deadline_s)
         try:
@@ -172,16 +172,16 @@ class SshConnection:
                 self._send(channel, stdin)
             return self._collect(channel, command, deadline_s, limit_bytes)
         finally:
-            # A connection that broke meanwhile must not hide what the command was refused for.
+            # A connection that broke meanwhile must not hide why the command was refused.
             with contextlib.suppress(*_BROKEN):
                 channel.close()
 
     def transport(self, command: str, deadline_s: float = 20.0) -> SshTransport:
-        """Starts a command that lives on; its standard input and output are the SshTransport's bytes."""
+        """Start a command and leave it running; the SshTransport is its standard input and output."""
         return SshTransport(self._open(command, deadline_s), self.where)
 
     def tunnel(self, address: str, port: int, deadline_s: float) -> paramiko.Channel:
-        """A TCP connection made by this host (direct-tcpip); LabError where it refuses."""
+        """Have this host open a TCP connection (direct-tcpip); LabError if it refuses."""
         transport = self._client.get_transport()
         try:
             if transport is None:
@@ -196,7 +196,7 @@ class SshConnection:
             ) from None
 
     def close(self) -> None:
-        """Closes this connection and those to the jump hosts under it."""
+        """Close this connection and those to the jump hosts under it."""
         self._client.close()
         if self._below is not None:
             self._below.close()
@@ -244,7 +244,7 @@ class SshConnection:
                 break
             if time.monotonic() >= end:
                 raise LabError(f"{self.where}: '{_short(command)}' was not done within {deadline_s:g} s")
-            # The descriptor says nothing of the exit status, which may come after the end of the output.
+            # The exit status may come after the end of the output, and does not show on the descriptor.
             wait_s = 0.005 if channel.eof_received else min(_left(end), _SLICE_S)
             if channel.eof_received:
                 channel.status_event.wait(wait_s)
@@ -257,13 +257,13 @@ class SshConnection:
 
 
 class SshHost:
-    """Makes connections; `deadline_s` bounds reaching, key exchange and authentication of each hop."""
+    """Makes connections; `deadline_s` bounds the connect, key exchange and authentication of each hop."""
 
     def __init__(self, deadline_s: float = 20.0) -> None:
         self._deadline_s = deadline_s
 
     def connect(self, host: JumpSpec, name: str = "", jumps: Sequence[JumpSpec] = ()) -> SshConnection:
-        """An authenticated connection to `host` through `jumps` (nearest first); `name` is for messages."""
+        """Connect to `host` through `jumps` (nearest first) and authenticate; `name` is for messages."""
         way = list(jumps)
         if not way and isinstance(host, HostSpec) and isinstance(host.jump, JumpSpec):
             way = [host.jump]
@@ -314,7 +314,7 @@ class SshHost:
 
 
 class _Refuse(paramiko.MissingHostKeyPolicy):
-    """An unknown host key ends the connection before anything is authenticated."""
+    """Refuses an unknown host key, before any authentication."""
 
     def __init__(self, spec: JumpSpec, where: str) -> None:
         self._spec = spec
@@ -339,7 +339,7 @@ def _reach(spec: JumpSpec, where: str, timeout_s: float) -> socket.socket:
         sock = socket.create_connection((spec.address, spec.port), timeout=timeout_s)
     except OSError as error:
         raise _unreachable(where, error) from None
-    # Requests are small and answered at once: Nagle would hold each of them for the last one's ACK.
+    # Requests are small and answered at once: Nagle would delay each until the ACK of the one before.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
@@ -357,7 +357,7 @@ def _load_known_hosts(client: paramiko.SSHClient, spec: JumpSpec, where: str) ->
     try:
         client.load_host_keys(str(file))
     except FileNotFoundError:
-        # As an empty file: the server's key is then unknown, and that message has the command.
+        # Same as an empty file: the server's key is then unknown, and that message has the command.
         pass
     except (OSError, paramiko.SSHException, ValueError) as error:
         raise LabError(f"{where}: known_hosts='{file}' cannot be read ({_reason(error)})") from None
@@ -368,7 +368,7 @@ def _known_hosts_file(spec: JumpSpec) -> Path:
 
 
 def _key_arguments(spec: JumpSpec, where: str) -> dict[str, Any]:
-    """Arguments of `SSHClient.connect` for the configured key: one key and nothing else, or the SSH agent."""
+    """Arguments of `SSHClient.connect`: the configured key and no other, or the SSH agent."""
     if spec.key is None:
         return {"allow_agent": True}
     reference = spec.key
@@ -411,7 +411,7 @@ def _locked_key(where: str, reference: str) -> LabError:
 
 
 def _explain(error: BaseException, spec: JumpSpec, where: str) -> LabError | None:
-    """The LabError for what paramiko raised; None for what is not the lab's fault."""
+    """The LabError for an error that paramiko raised; None if the lab is not at fault."""
     if isinstance(error, LabError):
         return error
     if isinstance(error, paramiko.BadHostKeyException):
@@ -445,7 +445,7 @@ def _changed_key(error: paramiko.BadHostKeyException, spec: JumpSpec, where: str
     return LabError(
         f"{where}: host key {error.key.get_name()} is now {fingerprint(error.key)}, but {file} has "
         f"{fingerprint(error.expected_key)}; this is another machine, or somebody in between; only if it "
-        f"was set up anew, run: ssh-keygen -R '{_known_name(spec)}' -f '{file}' && "
+        f"was reinstalled, run: ssh-keygen -R '{_known_name(spec)}' -f '{file}' && "
         f"{_pin_command(spec, error.key)}"
     )
 
@@ -479,7 +479,7 @@ def _short(command: str) -> str:
 
 
 def _reason(error: BaseException | None) -> str:
-    """Why, in a few words, in lower case, without a final period."""
+    """The reason in a few words, in lower case, without a final period."""
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, paramiko.ChannelException):

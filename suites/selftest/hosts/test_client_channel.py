@@ -97,7 +97,7 @@ def test_silence_is_a_timeout():
 
 @pytest.mark.parametrize("first", [b"[]", b"{}", b'{"hello": 1}', b"null"])
 def test_a_first_frame_without_hello_is_refused(first):
-    assert "is no hello" in error_of(frame(first), HarnessError)
+    assert "is not a hello" in error_of(frame(first), HarnessError)
 
 
 @pytest.mark.parametrize("changes", [{"protocol": 2}, {"hash": "0" * 64}, {"protocol": None}])
