@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded lab: a kernel, an image and a QEMU machine that together are a lab host like any other."""
+"""The embedded lab: a kernel, an image and a QEMU machine, which together are a lab host like any other."""

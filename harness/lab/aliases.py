@@ -4,7 +4,7 @@
     python -m harness.lab.aliases FILE
 
 Compiles only the objects that hold the id tables (a minute), and lets the kernel's own modpost write their
-aliases: nothing is retyped by hand.  FILE begins with the source's version and this command.
+aliases; none is written by hand.  FILE begins with the source's version and this command.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OBJECTS: tuple[tuple[str, str], ...] = (
     ("nvme", "drivers/nvme/host/pci.o"),
     ("igb", "drivers/net/ethernet/intel/igb/igb_main.o"),
 )
-"""Module and the object of it that has its PCI id table.  (drivers/vfio/pci/ism needs s390.)"""
+"""Each module, and its object that holds the PCI id table.  (drivers/vfio/pci/ism needs s390.)"""
 
 _MAKE_TIMEOUT_S = 1800.0
 _ALIAS = re.compile(r'^MODULE_ALIAS\("((?:vfio_)?pci:[^"]+)"\);$', re.M)
@@ -58,9 +58,9 @@ _HEADER = """\
 
 
 def write_aliases(target: Path, kernel: str | None, progress: Progress) -> int:
-    """Write the aliases of `OBJECTS` in the source that `kernel` names to `target`; how many there are.
+    """Write the aliases of `OBJECTS` in the source that `kernel` names to `target`; return how many.
 
-    LabError where an object does not compile or has no alias: a table that moved must not go unseen.
+    LabError if an object does not compile or has no alias, so that a table that moved is noticed.
     """
     source = obtain_source(parse_origin(kernel), progress)
     lines: list[str] = []
@@ -87,11 +87,11 @@ def write_aliases(target: Path, kernel: str | None, progress: Progress) -> int:
 
 
 def _aliases(build: Path, module: str, path: str) -> list[str]:
-    """What modpost makes of one object, with the object standing for its whole module."""
+    """The aliases that modpost writes for one object, which stands for its whole module."""
     folder = build / "aliases" / module
     folder.mkdir(parents=True)
-    # modpost wants a licence, which may be stated in another object of the module, and, where the module has
-    # a version, the list of its sources.
+    # modpost requires a licence, which may be in another object of the module, and a list of sources if the
+    # module has a version.
     (folder / "licence.s").write_text('.section .modinfo,"a"\n.asciz "license=GPL"\n', encoding="ascii")
     (folder / f".{module}.o.cmd").write_text(
         "source_none := /dev/null\ndeps_none := \\\n\n", encoding="ascii"
@@ -100,7 +100,7 @@ def _aliases(build: Path, module: str, path: str) -> list[str]:
     for command in (
         ["as", "-o", "licence.o", "licence.s"],
         ["ld", "-r", "-o", f"{module}.o", str(build / path), "licence.o"],
-        # -w, -n: symbols of the module's other objects are missing, and nobody will link it.
+        # -w, -n: symbols of the module's other objects are missing; the result is never linked.
         [str(build / "scripts/mod/modpost"), "-w", "-n", "-o", "symvers", f"{module}.o"],
     ):
         done = subprocess.run(
@@ -117,7 +117,7 @@ def _aliases(build: Path, module: str, path: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command of the header line."""
+    """Run the command; return its exit status."""
     if not 1 <= len(arguments) <= 2:
         sys.stderr.write("usage: python -m harness.lab.aliases FILE [KERNEL]\n")
         return 2

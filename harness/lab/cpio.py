@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes cpio archives of the `newc` kind, the kernel's initramfs format, without root and without cpio.
+"""Write cpio archives in `newc` format, the kernel's initramfs format, without root and without cpio.
 
 Every entry belongs to root and has time 0: the same content gives the same bytes, so images can be cached.
 The format: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel.
@@ -21,9 +21,9 @@ class _Sink(Protocol):
 
 
 class CpioWriter:
-    """Writes entries to `out`; use as a context manager, the trailer is written at its end.
+    """Writes entries to `out`; a context manager, which writes the trailer at its end.
 
-    Folders above an entry are made when it comes; a path given twice is a ValueError (the kernel would
+    Parent folders of an entry are made with it; a path given twice is a ValueError (the kernel would
     silently take the second).
     """
 
@@ -42,26 +42,26 @@ class CpioWriter:
             self._entry("TRAILER!!!", 0, b"")
 
     def folder(self, path: str, mode: int = 0o755) -> None:
-        """A folder and those above it; one that is there already stays as it is."""
+        """Add a folder and its parents; one that exists already stays as it is."""
         if path in self._seen:
             return
         self._parents(path)
         self._add(path, stat.S_IFDIR | mode, b"")
 
     def file(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """A regular file."""
+        """Add a regular file."""
         if len(data) > _MAX_FILE_BYTES:
             raise ValueError(f"{path} has {len(data)} bytes, newc allows {_MAX_FILE_BYTES}")
         self._parents(path)
         self._add(path, stat.S_IFREG | mode, data)
 
     def link(self, path: str, target: str) -> None:
-        """A symbolic link."""
+        """Add a symbolic link."""
         self._parents(path)
         self._add(path, stat.S_IFLNK | 0o777, target.encode())
 
     def device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
-        """A character device."""
+        """Add a character device."""
         self._parents(path)
         self._add(path, stat.S_IFCHR | mode, b"", (major, minor))
 

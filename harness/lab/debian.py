@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches `linux-source-X.Y` from Debian through a *private* apt configuration.
+"""Fetch `linux-source-X.Y` from Debian through a *private* apt configuration.
 
-Own sources list, package lists and cache, so nothing of the system changes and no root is needed.  The
-mirror is the machine's own (`apt-get indextargets`), never one written here; every list and package is
-checked against Debian's archive keyring.
+It has its own sources list, package lists and cache, so that nothing on the system changes and no root is
+needed.  The mirror is the machine's own (`apt-get indextargets`), none is named here; every list and package
+is checked against Debian's archive keyring.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.progress import Progress
 
 __all__ = ["choose_version", "fetch_package", "offered_versions", "pick_mirror"]
 
-# 7.2.12 is what the lab's configuration was made with and what the clauses were first checked on.
+# The lab's configuration was made for 7.2.12, and the clauses were first checked on it.
 _PREFERRED = {"7.2": "7.2.12-1"}
 _SUITES = ("bookworm-backports", "trixie", "trixie-backports", "forky", "sid")
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -29,9 +29,9 @@ _DOWNLOAD_TIMEOUT_S = 3600
 
 
 def fetch_package(series: str, scratch: Path, progress: Progress) -> tuple[Path, str]:
-    """Downloads the source package of `series` ("7.2" or "7.2.12") into `scratch`: its path and version.
+    """Download the source package of `series` ("7.2", "7.2.12") into `scratch`; return its path and version.
 
-    UsageError where the archive has no such version, LabError where the archive cannot be reached.
+    UsageError if the archive has no such version, LabError if the archive cannot be reached.
     """
     name = "linux-source-" + ".".join(series.split(".")[:2])
     env = _private_apt(scratch)
@@ -75,14 +75,14 @@ def fetch_package(series: str, scratch: Path, progress: Progress) -> tuple[Path,
 
 
 def pick_mirror(targets: str) -> str:
-    """The mirror to use, of the lines `URI RELEASE` that `apt-get indextargets` prints.
+    """Pick the mirror from the lines `URI RELEASE` that `apt-get indextargets` prints.
 
-    The first that serves a plain Debian suite (no -security, no other archive); UsageError if there is none.
+    Take the first that serves a plain Debian suite (no -security, no other archive); UsageError if none does.
     """
     known = {"bullseye", "bookworm", "trixie", "forky", "sid", "stable", "testing", "unstable", "oldstable"}
     for line in targets.splitlines():
         words = line.split()
-        # Another archive may have a suite of the same name, but hardly an address ending in /debian.
+        # Another archive may have a suite of the same name, but its address hardly ends in /debian.
         if (
             len(words) == 2
             and re.fullmatch(r"[a-z+]+:/\S*", words[0])
@@ -109,9 +109,9 @@ def offered_versions(madison: str) -> dict[str, None]:
 
 
 def choose_version(series: str, offered: list[str]) -> str:
-    """The version to take of `offered` (any order): the known one, else the newest of `series`.
+    """Choose a version from `offered` (any order): the known one, else the newest of `series`.
 
-    `series` "7.2" takes any 7.2.x, "7.2.12" only that one.  UsageError lists what is on offer.
+    `series` "7.2" means any 7.2.x, "7.2.12" only that one.  UsageError lists what is offered.
     """
     fitting = [version for version in offered if re.match(re.escape(series) + r"[.~+-]", version)]
     if not fitting:
@@ -129,7 +129,7 @@ def _offer_size(name: str, version: str, env: dict[str, str]) -> int:
 
 def _version_key(version: str) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
     upstream, _, revision = version.partition("-")
-    # "7.2~rc3" comes before "7.2", as dpkg sorts it.
+    # "7.2~rc3" sorts before "7.2", as in dpkg.
     base, _, candidate = upstream.partition("~")
     numbers = tuple(int(part) for part in re.findall(r"\d+", base))
     return numbers, not candidate, tuple(int(part) for part in re.findall(r"\d+", candidate + " " + revision))
@@ -152,12 +152,12 @@ def _private_apt(scratch: Path) -> dict[str, str]:
         f'Dir::State "{scratch}/state";\nDir::State::status "{scratch}/status";\n'
         f'Dir::Cache "{scratch}/cache";\nDir::Etc::sourcelist "{scratch}/sources.list";\n'
         'Dir::Etc::sourceparts "/dev/null";\nAcquire::Languages "none";\nAcquire::Retries "3";\n'
-        # As root apt would drop to a user who cannot write here.
+        # As root, apt would drop to a user that cannot write here.
         'APT::Sandbox::User "root";\n',
         encoding="utf-8",
     )
-    # The system's hooks are about the system.  A file of its own, because APT_CONFIG is read before those
-    # that define the hooks, and they are wanted otherwise (a proxy).
+    # The system's hooks are not for this private configuration.  Clear them in a file of its own: APT_CONFIG
+    # is read before the files that define the hooks, whose other settings (a proxy) are needed.
     (scratch / "hooks.conf").write_text(
         "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n", encoding="utf-8"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One running QEMU in its folder: started through its keeper, asked, waited for, ended.
+"""One QEMU in its folder: start it through its keeper, send it requests, wait for it, end it.
 
 The folder (mode 0700) holds `spec.json` (what the keeper runs), `keeper.json` (who runs), the sockets
 `qmp` and `control`, `console.log`, `qemu.err`, and `exit.json` once QEMU has ended.
@@ -43,15 +43,15 @@ def free_port() -> int:
 
 
 class Instance:
-    """The QEMU of `folder`, which exists and is private; nothing runs before `start`."""
+    """The QEMU of `folder`, an existing private folder; nothing runs before `start`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def start(self, argv: Callable[[int], list[str]], *, port: int | None, idle_limit_s: float) -> int:
-        """Starts QEMU with the arguments `argv(port)`: the port used.  LabError where it ends at once.
+        """Start QEMU with the arguments `argv(port)`; return the port.  LabError if QEMU ends at once.
 
-        A port that another process took in between is replaced, unless the caller insists on `port`.
+        If another process takes the port first, another port is tried, unless the caller gives `port`.
         """
         for attempt in range(_PORT_TRIES):
             chosen = port if port is not None else free_port()
@@ -60,12 +60,12 @@ class Instance:
                 return chosen
             if _PORT_TAKEN not in error or attempt + 1 == _PORT_TRIES:
                 raise LabError(f"QEMU of lab {self.folder.name!r} did not start: {error}")
-            # The port insisted on is that of the QEMU we ended just now: it becomes free in a moment.
+            # A given port is that of the QEMU that we just ended: it becomes free in a moment.
             time.sleep(0.2 * (attempt + 1))
         raise LabError(f"QEMU of lab {self.folder.name!r} found no free port in {_PORT_TRIES} tries")
 
     def stop(self) -> None:
-        """Ends QEMU and its keeper; nothing to do where they are gone.  LabError where they stay."""
+        """End QEMU and its keeper, if they run; LabError if they do not end."""
         pids = self._pids()
         deadline = time.monotonic() + _STOP_S
         kind = signal.SIGTERM
@@ -76,7 +76,7 @@ class Instance:
                         f"processes {[pid for pid, _ in pids]} of lab {self.folder.name!r} do not end"
                     )
                 kind, deadline = signal.SIGKILL, time.monotonic() + 5
-            # The keeper ends QEMU; where the keeper is gone or must be killed, QEMU dies with it.
+            # The keeper ends QEMU; if the keeper is gone or must be killed, QEMU dies with it.
             for pid, since in pids[:1] if start_time(pids[0][0]) == pids[0][1] else pids:
                 with contextlib.suppress(ProcessLookupError):
                     if start_time(pid) == since:
@@ -99,7 +99,7 @@ class Instance:
         return pids[0][0] if pids and start_time(pids[0][0]) == pids[0][1] else None
 
     def qmp(self) -> Qmp:
-        """A session with QEMU; the caller closes it."""
+        """Open a QMP session with QEMU; the caller closes it."""
         return Qmp(self.folder / "qmp")
 
     def console_tail(self, lines: int = 30) -> str:
@@ -110,7 +110,7 @@ class Instance:
         return "\n".join(line[:400] for line in text.replace("\r", "").splitlines()[-lines:])
 
     def wait_loaded(self, deadline: float) -> None:
-        """Until QEMU has loaded the saved machine, which was stopped when it was saved and still is."""
+        """Wait until QEMU has loaded the saved machine, which is then paused; LabError past `deadline`."""
         while True:
             try:
                 with self.qmp() as qmp:
@@ -125,7 +125,7 @@ class Instance:
             time.sleep(0.02)
 
     def ask(self, request: str, answer: str, deadline: float, progress: Progress) -> None:
-        """Says `request` on the guest's control line until it says `answer`; LabError past `deadline`."""
+        """Send `request` on the guest's control line until `answer` comes; LabError past `deadline`."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             try:
                 line.settimeout(5)
@@ -160,7 +160,7 @@ class Instance:
                     )
 
     def wait_ssh(self, port: int, deadline: float, progress: Progress) -> None:
-        """Until an SSH server's banner comes from `port`; LabError with the console's end past `deadline`."""
+        """Wait for an SSH banner on `port`; past `deadline`, LabError with the end of the console."""
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
@@ -176,7 +176,7 @@ class Instance:
             time.sleep(0.05)
 
     def resumed(self, devices: list[dict[str, object]], deadline: float, progress: Progress) -> None:
-        """Plugs `devices` in and waits until the resumed guest has its clock, random seed and devices."""
+        """Plug in `devices` and wait until the resumed guest has its clock, random seed and devices."""
         self.wait_loaded(deadline)
         with self.qmp() as qmp:
             for device in devices:
@@ -186,7 +186,7 @@ class Instance:
         self.ask(f"resume {now} {secrets.token_hex(16)}", f"ok {now}", deadline, progress)
 
     def touch(self) -> None:
-        """Says that the lab is in use: its idle time starts anew."""
+        """Mark the lab as in use: its idle time starts again."""
         (self.folder / "heartbeat").touch()
 
     def _start_once(self, argv: list[str], port: int, idle_limit_s: float) -> str | None:
@@ -195,7 +195,7 @@ class Instance:
         spec = {"argv": argv, "port": port, "idle_limit_s": idle_limit_s}
         (self.folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         self.touch()
-        # -I: the keeper needs the standard library only, and nothing of this process's environment.
+        # -I: the keeper needs only the standard library, and nothing from this process's environment.
         started = subprocess.run(
             [sys.executable, "-I", str(project_path("keeper.py")), str(self.folder)],
             stdin=subprocess.DEVNULL,
@@ -221,7 +221,7 @@ class Instance:
         return f"no control socket within {_KEEPER_START_S:.0f} s"
 
     def _pids(self) -> list[tuple[int, int]]:
-        """(pid, start time) of the keeper and of QEMU, as the keeper wrote them."""
+        """(pid, start time) of the keeper and of QEMU, from the keeper's file."""
         values = _read_json(self.folder / "keeper.json")
         pids: list[tuple[int, int]] = []
         for name in ("keeper", "qemu"):

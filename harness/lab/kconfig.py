@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab kernel's configuration: its fragments, and whether every line of them survived."""
+"""The lab kernel's configuration: its fragments, and a check that every line of them took effect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fragments(flavour: str) -> list[Path]:
 
 
 def read_config(path: Path) -> dict[str, str]:
-    """Symbol (without CONFIG_) to value of a `.config` or fragment; "n" where it is said to be not set."""
+    """Symbols (without CONFIG_) and values of a `.config` or fragment; "n" for "is not set"."""
     values: dict[str, str] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         found = _LINE.match(line)
@@ -43,7 +43,7 @@ def read_config(path: Path) -> dict[str, str]:
 def compare_config(
     wanted: dict[str, str], got: dict[str, str], known: set[str]
 ) -> tuple[list[str], list[str]]:
-    """What of `wanted` is not in `got`: (lines lost though the kernel knows them, lines it does not know)."""
+    """What `got` lacks of `wanted`: (lines that the kernel knows but dropped, lines it does not know)."""
     lost: list[str] = []
     unknown: list[str] = []
     for symbol, value in wanted.items():
@@ -58,7 +58,7 @@ def compare_config(
 
 
 def known_symbols(tree: Path) -> set[str]:
-    """Every symbol a source tree's Kconfig files declare."""
+    """Every symbol that the Kconfig files of a source tree declare."""
     symbols: set[str] = set()
     for folder, folders, names in os.walk(tree):
         folders[:] = [name for name in folders if name not in {".git", "Documentation"}]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that owns one lab's QEMU: starts it, keeps its console bounded, and ends it.
+"""The process that owns one lab's QEMU: it starts QEMU, limits the size of its console log, and ends it.
 
-Run as a script, alone (standard library only), detached from the controller, so that a controller that
+Run as a script of its own (standard library only), detached from the controller, so that a controller that
 crashes leaves neither QEMU nor its folder behind for longer than the lab's idle limit:
 * QEMU is a child of this process and dies with it (PR_SET_PDEATHSIG), whatever kills it;
-* the lab lives while an owner does (`owners/PID.STARTTIME`), or an SSH connection to its port is open,
-  or the file `heartbeat` was touched within the idle limit; then QEMU is killed and the folder removed;
-* SIGTERM ends QEMU and leaves the folder to who asked.
+* the lab lives while an owner does (`owners/PID.STARTTIME`), while an SSH connection to its port is open, or
+  while the file `heartbeat` is younger than the idle limit; then QEMU is killed and the folder removed;
+* SIGTERM ends QEMU and leaves the folder to the sender.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Keeper:
         self.errors = open(folder / "qemu.err", "wb", buffering=0)  # noqa: SIM115
 
     def run(self) -> None:
-        """Starts QEMU and watches it until it ends or nobody wants it."""
+        """Start QEMU and watch it until it ends or the lab is no longer in use."""
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -83,7 +83,7 @@ class Keeper:
         self.stopping = True
 
     def _watch(self) -> bool:
-        """Until QEMU ends or is to end; True where nobody wants the lab any more."""
+        """Wait until QEMU ends or must end; True if the lab is no longer in use."""
         assert self.process is not None
         streams = {
             stream.fileno(): target
@@ -126,7 +126,7 @@ class Keeper:
             with contextlib.suppress(OSError):
                 os.utime(self.folder / "heartbeat")
             return False
-        # A clock set back must not keep the lab for ever.
+        # A clock that is set back must not keep the lab forever.
         return not 0 <= time.time() - beat <= float(self.spec["idle_limit_s"])
 
     def _end(self) -> None:
@@ -140,7 +140,7 @@ class Keeper:
 
 
 def start_time(pid: int) -> int:
-    """The process's start in clock ticks since boot, which makes a pid unique; 0 where it has ended."""
+    """A process's start time in clock ticks since boot, which makes its pid unique; 0 if it has ended."""
     try:
         fields = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -151,7 +151,7 @@ def start_time(pid: int) -> int:
 
 
 def owned(folder: Path) -> bool:
-    """Whether a process named in `owners/` lives."""
+    """Whether a process named in `owners/` is alive."""
     try:
         names = os.listdir(folder / "owners")
     except OSError:
@@ -185,7 +185,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 def _main() -> int:
     folder = Path(sys.argv[1])
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    # Detached twice over: no terminal's signal and no controller's wait reaches it.
+    # A child in a session of its own: no terminal's signal and no wait of the controller reaches it.
     if os.fork() > 0:
         return 0
     os.setsid()

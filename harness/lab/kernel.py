@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab's kernel: built from source once and cached, or taken from a tree the user has built.
 
-A cache entry holds `bzImage`, `modules/` (flat, stripped of debug data, with modprobe's indexes),
-`config`, `uapi/linux/{vfio,iommufd}.h`, and for a kernel built here `build/`, the O= tree that
-out-of-tree modules are built against: `make -C BUILD M=DIR modules` (one target a call:
-`clean modules` makes kbuild of 7.2 overwrite DIR/Makefile and call itself for ever).
+A cache entry holds `bzImage`, `modules/` (flat, stripped of debug data, with modprobe's indexes), `config`,
+`uapi/linux/{vfio,iommufd}.h`, and for a kernel built here `build/`, the O= tree that out-of-tree modules are
+built against: `make -C BUILD M=DIR modules`.  Give one target per call: `clean modules` makes kbuild of 7.2
+overwrite DIR/Makefile and call itself forever.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from harness.progress import Progress
 
 __all__ = ["GCOV_FOLDERS", "KernelBuild", "load_kernel", "obtain_kernel"]
 
-_RECIPE = 1  # raise it when what a cache entry holds changes
+_RECIPE = 1  # raise it when the content of a cache entry changes
 _BUILD_TIMEOUT_S = 4 * 3600
 _USUAL_OUTPUT_LINES = {"plain": 2276, "debug": 2500}
 _HEADERS = ("vfio.h", "iommufd.h")
 GCOV_FOLDERS = ("drivers/vfio", "drivers/iommu/iommufd", "samples/vfio-mdev")
-"""What the gcov flavour counts the executed lines of."""
+"""The folders whose executed lines the gcov flavour counts."""
 # No Kconfig symbol says which folders get counters: a folder's own Makefile does.  A variable of make's
 # command line reaches every folder and is expanded there, where $(obj) is the folder's name.
 _MAKE_VARIABLES = {
     "gcov": ["GCOV_PROFILE=$(if $(filter " + " ".join(f"{f} {f}/%" for f in GCOV_FOLDERS) + ",$(obj)),y)"]
 }
-# Of a distribution-sized tree only what a VFIO lab can use goes into the guest, with what it depends on.
+# Of a distribution-sized tree, only modules that a VFIO lab can use and their dependencies go into the guest.
 _WANTED = re.compile(
     r"^(drivers/vfio|samples/vfio-mdev|drivers/uio|drivers/nvme/host|virt/lib|drivers/iommu"
     r"|drivers/net/ethernet/intel/igb|drivers/virtio|drivers/net/virtio_net|net/packet"
@@ -50,9 +50,9 @@ _ALL_UP_TO = 64
 
 @dataclass(frozen=True)
 class KernelBuild:
-    """A kernel ready to boot.  `build_tree` and `source_tree` are None where the origin has none.
+    """A kernel ready to boot.  `build_tree` and `source_tree` are None if the origin has none.
 
-    `notes` are one-line remarks for the reader, such as configuration lines an older kernel does not know.
+    `notes` are one-line remarks for the user, such as configuration lines that an older kernel does not know.
     """
 
     key: str
@@ -75,7 +75,7 @@ class KernelBuild:
 
     @property
     def config(self) -> Path:
-        """The `.config` it was built with."""
+        """The `.config` that the kernel was built with."""
         return self.folder / "config"
 
     @property
@@ -85,9 +85,9 @@ class KernelBuild:
 
 
 def obtain_kernel(spec: str | None, flavour: str, progress: Progress) -> KernelBuild:
-    """The kernel that `--kernel SPEC --flavour FLAVOUR` names, built if the cache has none.
+    """Return the kernel that `--kernel SPEC --flavour FLAVOUR` names; build it if it is not in the cache.
 
-    UsageError for a wrong SPEC or flavour or a missing program; LabError where fetching or building fails.
+    UsageError for a wrong SPEC or flavour or a missing program; LabError if fetching or building fails.
     """
     parts = fragments(flavour)
     origin = parse_origin(spec)
@@ -145,7 +145,7 @@ def _build(
         raise LabError(
             f"the configuration of {source.version} lost {len(lost)} line(s) of the lab's fragments: "
             + ", ".join(lost[:8])
-            + "; a dependency of them is missing in harness/lab/config"
+            + "; a symbol they depend on is missing in harness/lab/config"
         )
     notes = [f"this kernel does not know {text}" for text in unknown]
 
@@ -175,7 +175,7 @@ def _build(
 
 
 def _adopt(tree: Path, progress: Progress) -> KernelBuild:
-    """A cache entry with copies of what `tree`, built by the user, holds now."""
+    """Make a cache entry with copies of what `tree`, built by the user, holds now."""
     progress.step(f"reading the built kernel {tree}")
     paths = sorted(tree.glob("**/*.ko"))
     digest = hashlib.sha256(f"built {_RECIPE} {tree}\n".encode())
@@ -241,7 +241,7 @@ def _collect(build: Path, source: Path | None, part: Path, progress: Progress) -
 
 
 def _chosen_modules(build: Path) -> list[Path]:
-    """The modules that go into the guest: all of a small tree, else those of interest and their needs."""
+    """The modules for the guest: all of a small tree, else those of interest and their dependencies."""
     paths = sorted(path for path in build.glob("**/*.ko") if path.is_file())
     if len(paths) <= _ALL_UP_TO:
         return paths
@@ -265,7 +265,7 @@ def _describe(part: Path, values: dict[str, object]) -> None:
 
 
 def load_kernel(folder: Path) -> KernelBuild:
-    """The cache entry `folder`; LabError where it is damaged."""
+    """Load the cache entry `folder`; LabError if it is damaged."""
     try:
         values = json.loads((folder / "kernel.json").read_text(encoding="utf-8"))
         release = (folder / "release").read_text(encoding="ascii").strip()

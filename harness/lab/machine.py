@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The QEMU machine of the lab: which accelerator runs it, and its command line.
+"""The QEMU machine of the lab: its accelerator and its command line.
 
 The machine has two parts.  The *frame* (CPU, memory, IOMMU, network, bridges, ports) is booted once and
-saved.  The *devices* are what tests drive; QEMU cannot save them (`nvme`) or would bring them back without
+saved.  The *devices* are what tests drive; QEMU cannot save them (`nvme`) or would restore them without
 their state (`edu`).  So they are not in the saved machine: every machine is resumed with fresh devices
 added, and the guest is told to scan its PCI buses.
 
 One exception: the `edu` devices on the root bus are there from the start, because QEMU's DMAR table lists
 each device of the root bus, and the kernel puts no device under the IOMMU that is not in that table.  They
-come back in their power-on state, while the guest remembers an initialised one: so it removes them first.
+come back in their power-on state, while the guest believes them initialised, so it removes them first.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from harness.lab.places import cache_dir
 __all__ = ["Qemu", "command_line", "device_arguments", "find_qemu", "plugged_devices"]
 
 _PROGRAM = "qemu-system-x86_64"
-# panic=-1 with -no-reboot: a guest that panics ends QEMU, so that nobody waits for it in vain.
+# panic=-1 with -no-reboot: a guest that panics ends QEMU, so that the caller does not wait in vain.
 # no5lvl: with 5-level paging an interrupt in identify_cpu() makes a false KASAN report, and KASAN tells only
 # the first error and turns lockdep off with it; kasan_multi_shot: report every error.
 _APPEND = "console=ttyS0 quiet panic=-1 no5lvl kasan_multi_shot intel_iommu=on iommu=pt rdinit=/init"
 _QUERY_TIMEOUT_S = 30
 _KVM_PROBE_S = 1.5
 
-# address: what; the guest and the lab file (labs.yaml) know devices by it.
+# The address identifies the device in the guest and in the lab file (labs.yaml).
 _DEVICES: tuple[tuple[str, str, str], ...] = (
     ("edu", "edu,addr=01.0,bus=bridge0", "behind the bridge"),
     ("pci-testdev", "pci-testdev,addr=02.0,bus=bridge0", "behind the bridge"),
@@ -62,7 +62,7 @@ _PLUGGED_NVME = {
 
 @dataclass(frozen=True)
 class Qemu:
-    """A QEMU that runs here: `accel` is kvm or tcg, `why` says why it is not kvm."""
+    """A QEMU that works here: `accel` is kvm or tcg, `why` says why it is not kvm."""
 
     program: str
     version: str
@@ -74,7 +74,7 @@ class Qemu:
 
 @cache
 def find_qemu() -> Qemu:
-    """The QEMU of this machine; UsageError where it is missing or cannot run the lab."""
+    """Find this machine's QEMU; UsageError if it is missing or cannot run the lab."""
     version = _query("--version").splitlines()[0]
     devices = frozenset(re.findall(r'^name "([^"]+)"', _query("-device", "help"), re.M))
     for name in ("intel-iommu", "edu", "pcie-pci-bridge", "virtio-net-pci"):
@@ -124,7 +124,7 @@ def command_line(
         "chardev:control",
         "-qmp",
         f"unix:{folder}/qmp,server=on,wait=off",
-        # restrict: the guest reaches nothing but its SSH client, and is reached from this machine only.
+        # restrict: the guest has no network beyond its SSH port, which only this machine reaches.
         "-netdev",
         f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
         "-device",
@@ -151,7 +151,7 @@ def command_line(
 
 
 def device_arguments(qemu: Qemu) -> list[str]:
-    """Arguments for the devices tests drive, as far as this QEMU has them."""
+    """Arguments for the devices that tests drive, of those this QEMU has."""
     argv: list[str] = []
     for name, device, _ in _DEVICES:
         if name in qemu.devices:
@@ -162,17 +162,17 @@ def device_arguments(qemu: Qemu) -> list[str]:
 
 
 def plugged_devices(qemu: Qemu) -> list[dict[str, object]]:
-    """Arguments of QMP's `device_add` for what can be added only to a machine that runs."""
+    """Arguments of QMP's `device_add` for devices that can be added only to a running machine."""
     return [dict(_PLUGGED_NVME)] if qemu.nvme_sriov else []
 
 
 def _shell_quoted(text: str) -> str:
-    # QEMU hands the text to sh, and takes a comma as it is; option parsing does not happen in -incoming.
+    # QEMU passes the text to sh; -incoming has no option parsing, so a comma needs no escape.
     return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _accelerator(version: str) -> tuple[str, str]:
-    """kvm where a virtual CPU really starts: /dev/kvm may be there and QEMU abort all the same."""
+    """Try to start a virtual CPU: ("kvm", "") or ("tcg", why).  QEMU may abort even with a /dev/kvm."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg", "/dev/kvm is missing or not accessible"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -191,7 +191,7 @@ def _accelerator(version: str) -> tuple[str, str]:
 
 
 def _probe_kvm() -> tuple[str, str]:
-    def without_core() -> None:  # the abort is expected, its core file is of no use
+    def without_core() -> None:  # an abort is expected, and its core file is useless
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     process = subprocess.Popen(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads kernel modules (`.ko`) and writes the indexes `modprobe` needs, without kmod on the controller.
+"""Read kernel modules (`.ko`) and write the indexes that `modprobe` needs, without kmod.
 
 Only the `.modinfo` section is read: NUL-separated `key=value` strings, the same that `modinfo` prints.
 """
@@ -22,7 +22,7 @@ _SHDR = struct.Struct("<IIQQQQIIQQ")
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """What one module file says about itself; `name` has underscores, as /proc/modules spells it."""
+    """The `.modinfo` of one module file; `name` has underscores, as in /proc/modules."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class ModuleInfo:
 
 
 def read_module(path: Path) -> ModuleInfo:
-    """The `.modinfo` of `path`; UsageError where it is no uncompressed 64-bit little-endian module."""
+    """Read the `.modinfo` of `path`; UsageError if it is not an uncompressed 64-bit little-endian module."""
     depends: tuple[str, ...] = ()
     aliases: list[str] = []
     softdeps: list[str] = []
@@ -66,7 +66,7 @@ def read_module(path: Path) -> ModuleInfo:
 
 
 def closure(wanted: set[str], modules: Mapping[str, ModuleInfo]) -> set[str]:
-    """`wanted` and all they depend on, as far as `modules` (by name) has them; the rest is built in."""
+    """`wanted` and all their dependencies that are in `modules` (by name); the others are built in."""
     done: set[str] = set()
     todo = [name for name in wanted if name in modules]
     while todo:
@@ -78,7 +78,7 @@ def closure(wanted: set[str], modules: Mapping[str, ModuleInfo]) -> set[str]:
 
 
 def write_indexes(modules: list[ModuleInfo], folder: Path) -> None:
-    """Writes `modules.dep`, `modules.alias` and `modules.softdep` of the flat folder `folder`."""
+    """Write `modules.dep`, `modules.alias` and `modules.softdep` for the flat folder `folder`."""
     by_name = {module.name: module for module in modules}
     dep: list[str] = []
     alias: list[str] = []

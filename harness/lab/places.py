@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the embedded lab keeps what it makes: the shared cache, the private run directory, and locks.
+"""The folders of the embedded lab: the shared cache, the private run directory, and locks.
 
-Everything expensive is made once in a temporary folder beside its final place and renamed into it, under
-a file lock: two runs never race, and a killed one leaves no half-made result behind.
+Expensive results are made once, in a temporary folder beside the final place that is renamed at the end,
+under a file lock: two runs never race, and a killed run leaves no half-made result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def project_path(name: str) -> Path:
 
 
 def cache_dir(area: str) -> Path:
-    """`$XDG_CACHE_HOME/vfiocert/AREA` (default `~/.cache`), made if missing; UsageError if it cannot be."""
+    """`$XDG_CACHE_HOME/vfiocert/AREA` (default `~/.cache`), made if missing; UsageError if that fails."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     place = Path(base) / "vfiocert" / area
     try:
@@ -51,7 +51,7 @@ def run_dir() -> Path:
         place = Path(runtime) / "vfiocert"
     else:
         place = Path(tempfile.gettempdir()) / f"vfiocert-{os.getuid()}"
-    # A name in a shared /tmp may have been taken by somebody else: then its sockets and keys are theirs.
+    # In a shared /tmp another user may own the folder, and then the sockets and keys in it.
     try:
         place.mkdir(mode=0o700, exist_ok=True)
         found = place.lstat()
@@ -77,10 +77,10 @@ def run_dir() -> Path:
 def locked(
     path: Path, *, timeout_s: float, what: str, progress: Progress | None = None, remove: bool = False
 ) -> Iterator[None]:
-    """Holds an exclusive lock on the file `path`; LabError naming `what` after `timeout_s` seconds.
+    """Hold an exclusive lock on the file `path`; LabError naming `what` after `timeout_s` seconds.
 
-    The kernel drops the lock with its process, so a killed owner blocks nobody.  With `remove` the file goes
-    at the end: for locks of names that do not come again.
+    The kernel drops the lock with its process, so a killed owner blocks nobody.  With `remove` the file is
+    deleted at the end: for locks whose names are not used again.
     """
     report = progress or NoProgress()
     deadline = time.monotonic() + timeout_s
@@ -108,7 +108,7 @@ def locked(
 
 
 def _lock_now(handle: int, path: Path) -> bool:
-    """Whether the lock is ours, and still the one that others find under this name."""
+    """Try to lock; False if another process has the lock, or `path` is a different file by now."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(handle), os.stat(path))
@@ -118,9 +118,9 @@ def _lock_now(handle: int, path: Path) -> bool:
 
 @contextmanager
 def made_once(final: Path, *, timeout_s: float, what: str, progress: Progress) -> Iterator[Path | None]:
-    """Gives a temporary folder to fill, renamed to `final` at the end; or None where `final` exists already.
+    """Yield a temporary folder to fill, renamed to `final` at the end, or None if `final` exists already.
 
-    The temporary folder goes away when the body raises.
+    The temporary folder is removed if the body raises.
     """
     if final.is_dir():
         yield None
@@ -130,7 +130,7 @@ def made_once(final: Path, *, timeout_s: float, what: str, progress: Progress) -
         if final.is_dir():
             yield None
             return
-        for left in final.parent.glob(f".{final.name}.*.part"):  # of a killed run: we hold its lock now
+        for left in final.parent.glob(f".{final.name}.*.part"):  # of a killed run, whose lock we hold now
             shutil.rmtree(left, ignore_errors=True)
         part = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent))
         try:
@@ -142,13 +142,13 @@ def made_once(final: Path, *, timeout_s: float, what: str, progress: Progress) -
 
 
 def use_directory(path: Path) -> None:
-    """Marks a cache entry as used now, for `prune`."""
+    """Mark a cache entry as used now, so that `prune` keeps it."""
     with open(path / ".used", "w", encoding="ascii"):
         pass
 
 
 def prune(area: Path) -> None:
-    """Removes the entries of a cache area that nobody has used for 30 days."""
+    """Remove the entries of a cache area that were not used for 30 days."""
     for entry in area.iterdir():
         try:
             if entry.is_dir() and time.time() - (entry / ".used").stat().st_mtime > _KEEP_S:

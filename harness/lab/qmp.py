@@ -18,7 +18,7 @@ _MAX_LINE_BYTES = 1 << 20
 
 
 class Qmp:
-    """A session on the socket `path`; LabError when QEMU does not answer within the deadline."""
+    """A session on the socket `path`; LabError if QEMU does not answer within the deadline."""
 
     def __init__(self, path: Path, *, timeout_s: float = 10.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -39,7 +39,7 @@ class Qmp:
     def execute(
         self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 10.0
     ) -> Any:
-        """The command's result; events that come before it are dropped."""
+        """Run a command and return its result; events that come before it are dropped."""
         request: dict[str, Any] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
@@ -59,7 +59,7 @@ class Qmp:
                 return answer["return"]
 
     def close(self) -> None:
-        """Ends the session; QEMU goes on."""
+        """End the session; QEMU keeps running."""
         self._socket.close()
 
     def __enter__(self) -> Qmp:

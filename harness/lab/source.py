@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a lab kernel's source comes from: a Debian series, a tree, or a tarball.
+"""The source of a lab kernel: a Debian series, a tree, or a tarball.
 
 Each source is extracted once, into the cache; `KernelSource.version` names its exact content.
 """
@@ -31,7 +31,7 @@ _DOWNLOAD_TIMEOUT_S = 3600
 
 @dataclass(frozen=True)
 class Origin:
-    """What `--kernel` named: `kind` is series, built, source or tarball."""
+    """What `--kernel` names: `kind` is series, built, source or tarball."""
 
     kind: str
     value: str
@@ -46,7 +46,7 @@ class KernelSource:
 
 
 def parse_origin(text: str | None) -> Origin:
-    """What `--kernel TEXT` means; None is the default series.  UsageError lists what is allowed."""
+    """Interpret `--kernel TEXT`; None is the default series.  UsageError lists what is allowed."""
     if text is None or text == "":
         return Origin("series", DEFAULT_SERIES)
     path = Path(text).expanduser()
@@ -90,7 +90,7 @@ def obtain_source(origin: Origin, progress: Progress) -> KernelSource:
 
 
 def _series_source(series: str, progress: Progress) -> KernelSource:
-    """The tree of a Debian series; once it is extracted no network is needed again."""
+    """The tree of a Debian series; the network is needed only until it is extracted."""
     area = cache_dir("source")
     known = area / f"debian-{series}.version"
     with locked(
@@ -125,7 +125,7 @@ def _extracted(tarball: Path, name: str, version: str, progress: Progress) -> Ke
     with made_once(final, timeout_s=1800, what=f"extracting {tarball.name}", progress=progress) as part:
         if part is not None:
             progress.step(f"extracting {tarball.name}")
-            # GNU tar refuses absolute names and '..' by itself, and xz in a process of its own is quick.
+            # GNU tar itself refuses absolute names and '..', and xz in a separate process is fast.
             watched(
                 ["tar", "-xf", str(tarball), "-C", str(part), "--no-same-owner"],
                 None,
@@ -176,7 +176,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def _tree_fingerprint(tree: Path) -> str:
-    """Path, size and time of every file: a changed source gives another kernel, without reading 1.5 GB."""
+    """Hash path, size and time of every file: a changed source is noticed without reading 1.5 GB."""
     digest = hashlib.sha256(str(tree).encode())
     for folder, folders, names in os.walk(tree):
         folders[:] = sorted(name for name in folders if name != ".git")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a long command under a deadline, with its output in a log and its progress shown."""
+"""Run a long command under a deadline, log its output and show its progress."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def watched(
     env: Mapping[str, str] | None = None,
     lines: list[int] | None = None,
 ) -> None:
-    """Runs `command`; LabError with the last lines of its output when it fails or outlives `timeout_s`.
+    """Run `command`; LabError with the last lines of its output if it fails or outlives `timeout_s`.
 
-    `log` receives all output (appended); `fraction()` is asked for the progress about twice a second;
-    `lines[0]` counts output lines.  The command and its children are killed when this is interrupted.
+    All output is appended to `log`; `fraction()` is called for the progress about twice a second;
+    `lines[0]` counts output lines.  The command and its children are killed if this is interrupted.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with open(log if log is not None else os.devnull, "a", encoding="utf-8", errors="replace") as out:

@@ -1,10 +1,10 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: Apache-2.0
-"""The lab's own line to its host (second serial port); runs in the guest, standard library only.
+"""The guest's end of the control line (second serial port) to its host; standard library only.
 
-The controller says "resume EPOCH SEED" after it has resumed the machine, and is told "ok EPOCH" when the
-clock, the random numbers and the devices are right.  Resident, because it is part of the saved machine:
-starting it costs nothing at resume.
+After it has resumed the machine, the controller sends "resume EPOCH SEED", and gets "ok EPOCH" when the
+clock, the random numbers and the devices are right.  This process is part of the saved machine, so that
+it need not be started at resume.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ RNDRESEEDCRNG = 0x5207
 
 
 def resume(epoch: str, seed: str) -> None:
-    """Makes the resumed machine a machine of its own."""
+    """Set the clock (seconds since 1970), reseed the random numbers (hex) and find the devices again."""
     time.clock_settime(time.CLOCK_REALTIME, float(epoch))
     # Machines resumed from one saved state must not share their random numbers, nor their boot_id.
     data = bytes.fromhex(seed)
     with open("/dev/urandom", "wb", buffering=0) as pool:
         fcntl.ioctl(pool, RNDADDENTROPY, struct.pack("ii", len(data) * 8, len(data)) + data)
         fcntl.ioctl(pool, RNDRESEEDCRNG)
-    # A device of the saved machine is back in its power-on state; the kernel's picture of it is not.
+    # A device of the saved machine is in its power-on state again, which the kernel does not know: remove it.
     for device in glob.glob("/sys/bus/pci/devices/*"):
         try:
             with open(device + "/vendor") as vendor:
@@ -41,13 +41,13 @@ def resume(epoch: str, seed: str) -> None:
 
 
 def write(path: str, text: str) -> None:
-    """Writes to a sysfs file."""
+    """Write to a sysfs file."""
     with open(path, "w") as file:
         file.write(text)
 
 
 def answer(line: bytes) -> str | None:
-    """What to say to one request; nothing to what is not one."""
+    """Carry out one request and return the answer; None if `line` is not a request."""
     words = line.decode("ascii", "replace").split()
     if len(words) == 2 and words[0] == "ping":
         return "pong " + words[1]
@@ -61,7 +61,7 @@ def answer(line: bytes) -> str | None:
 
 
 def main() -> None:
-    """Answers for ever."""
+    """Answer requests until the machine ends."""
     port = os.open("/dev/ttyS1", os.O_RDWR | os.O_NOCTTY)
     tty.setraw(port)
     heard = b""
