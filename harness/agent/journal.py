@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # typing is slow to import, and only type checkers need i
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    Undo = Callable[[Any], str]  # takes a step, gives "undone" or "already"; raises where it cannot
+    Undo = Callable[[Any], str]  # takes a step, gives "undone" or "already"; raises if it cannot
 
 __all__ = ["Journal", "run_root", "undo_run", "undo_runs"]
 

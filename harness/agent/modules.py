@@ -22,7 +22,7 @@ _NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
 
 def module_name(name: str) -> str:
-    """Return a module's name as the kernel spells it; Failure `usage` where it is no name."""
+    """Return a module's name as the kernel spells it; Failure `usage` if it is not a name."""
     if not _NAME.match(name):
         raise Failure("usage", "module name %r is not 1 to 64 of A-Z a-z 0-9 _ -" % name)
     return name.replace("-", "_")
@@ -127,7 +127,7 @@ class Modules:
 
 
 def read_lines(path: str) -> list[str]:
-    """Return the lines of a file that may be large, [] where it cannot be read."""
+    """Return the lines of a file that may be large, [] if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(64 << 20).splitlines()

@@ -21,7 +21,7 @@ class Protected:
         self.sysfs = sysfs
 
     def because(self, path: str) -> str | None:
-        """Return one line that says why the device at `path` is protected, None where it is not."""
+        """Return one line that says why the device at `path` is protected, None if it is not."""
         real = os.path.realpath(path)
         if read_text(os.path.join(real, "class")).startswith("0x06"):
             return "it is a bridge of the host"

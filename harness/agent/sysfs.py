@@ -20,7 +20,7 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}$")
 
 
 def read_text(path: str, default: str = "") -> str:
-    """Return the stripped text of a small file, `default` where it cannot be read."""
+    """Return the stripped text of a small file, `default` if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(65536).strip()
@@ -71,13 +71,13 @@ class Sysfs:
         return device["uuid"]  # type: ignore[no-any-return]
 
     def path(self, device: dict[str, Any]) -> str | None:
-        """Return the device's folder (resolved), None where it does not exist."""
+        """Return the device's folder (resolved), None if it does not exist."""
         bus = "pci" if "pci" in device else "mdev"
         path = self.at("sys/bus", bus, "devices", self.key(device))
         return os.path.realpath(path) if os.path.isdir(path) else None
 
     def mdev_parent(self, name: str) -> str | None:
-        """Return the folder with `mdev_supported_types` of parent `name`, None where there is none."""
+        """Return the folder with `mdev_supported_types` of parent `name`, None if there is none."""
         places = [self.at("sys/class/mdev_bus", name), self.at("sys/bus/pci/devices", name)]
         virtual = self.at("sys/devices/virtual")
         places += [os.path.join(virtual, cls, name) for cls in _entries(virtual)]
@@ -99,7 +99,7 @@ class Sysfs:
         return _entries(self.at("sys/kernel/iommu_groups", group, "devices")) if group else []
 
     def override(self, path: str) -> str | None:
-        """Return `driver_override`, None where it is unset."""
+        """Return `driver_override`, None if it is unset."""
         text = read_text(os.path.join(path, "driver_override"), "(null)")
         return None if text in ("(null)", "") else text
 
