@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bodies of the commands, one module each, imported only when the command is asked for."""
+"""The commands, one module each, imported only when the command runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command is (`module:attribute`, a function or a typer app) and its line in `--help`."""
+    """A command's place (`module:attribute`, a function or a typer app) and its line in `--help`."""
 
     target: str
     summary: str
@@ -30,7 +30,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "replay": Entry("harness.commands.replay:replay", "run a saved program again and judge it"),
     "report": Entry("harness.commands.report:report", "write the reports of a finished run again"),
-    "undo": Entry("harness.commands.undo:undo", "put lab hosts back as they were before a run"),
+    "undo": Entry("harness.commands.undo:undo", "undo what killed runs left on lab hosts"),
     "prove": Entry(
         "harness.commands.prove.command:prove",
         "seed every known defect, say what catches it",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`certify` around pytest: its arguments, and our progress in the place of pytest's output."""
+"""How `certify` runs pytest: its arguments, and our progress instead of pytest's output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reports.writer import ALLURE
 __all__ = ["Outcome", "run_pytest", "suite_arguments"]
 
 _RESTARTS_A_DEVICE = 500
-"""Each death of a worker costs one test: more than a device has."""
+"""Each death of a worker costs one test; this is more than the tests of a device."""
 
 
 def suite_arguments(
@@ -35,10 +35,10 @@ def suite_arguments(
     seed: int,
     allure: bool = False,
 ) -> list[str]:
-    """What pytest is called with to run every chapter on these devices, records kept in `out`.
+    """The arguments of pytest to run every chapter on these devices and keep the records in `out`.
 
-    `allure`: with results for Allure in `out`.  `--clean-alluredir` is not among the arguments: the folder
-    of a new run is empty anyway, and a worker that xdist starts again would throw away what others wrote.
+    `allure`: write results for Allure to `out` too.  Without `--clean-alluredir`: the folder of a new run is
+    empty anyway, and a worker that xdist restarts would delete what others wrote.
     """
     results = [f"--alluredir={(out / ALLURE).resolve()}"] if allure else ["-p", "no:allure_pytest"]
     args = [
@@ -55,7 +55,7 @@ def suite_arguments(
 
 @dataclass
 class Outcome:
-    """The run as written, the bugs of the suite that showed, and what cut it short."""
+    """The run as written, the bugs of the suite that it hit, and the signal that interrupted it, if any."""
 
     run: Run
     bugs: list[str] = field(default_factory=list)
@@ -63,16 +63,16 @@ class Outcome:
 
 
 def run_pytest(args: list[str], workers: int, devices: int, progress: Progress) -> Outcome:
-    """Run pytest with these arguments and give what came of it.  Ctrl-C keeps what was finished.
+    """Run pytest with these arguments and return the outcome.  Ctrl-C keeps what was finished.
 
-    Raises what kept the run from beginning, or its records from being kept; KeyboardInterrupt or SystemExit
-    where a signal came before the first test.
+    Raises the error that stopped the run before its first test or kept its records from being written;
+    KeyboardInterrupt or SystemExit if a signal came before the first test.
     """
     if workers > 1:
         restarts = _RESTARTS_A_DEVICE * devices + workers
         args = [*args, "-n", str(workers), f"--max-worker-restart={restarts}"]
     quiet = _Quiet(progress)
-    # pytest takes SystemExit for a test that failed, and goes on.
+    # pytest treats SystemExit as a failed test and goes on.
     before = signal.signal(signal.SIGTERM, quiet.terminate)
     try:
         status = pytest.main(args, plugins=[quiet])
@@ -82,7 +82,7 @@ def run_pytest(args: list[str], workers: int, devices: int, progress: Progress) 
     if controller is not None and controller.fault is not None:
         raise controller.fault
     if controller is not None and controller.run is None and controller.interrupted:
-        # Before the first test, while a kernel was built or a lab started: there is no run to keep.
+        # Interrupted before the first test (building a kernel, starting a lab): there is no run to keep.
         raise KeyboardInterrupt if quiet.signal == signal.SIGINT else SystemExit(128 + quiet.signal)
     if controller is None or controller.run is None:
         raise HarnessError(f"pytest ended with status {int(status)} and kept no run")
@@ -90,26 +90,26 @@ def run_pytest(args: list[str], workers: int, devices: int, progress: Progress) 
 
 
 class _Quiet:
-    """The plugin that puts our progress in the place of pytest's terminal output."""
+    """The plugin that replaces pytest's terminal output by our progress."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.controller: Controller | None = None
         self.signal = signal.SIGINT
-        """What an interruption came from."""
+        """The signal that an interruption came from."""
 
     def terminate(self, _number: int, _frame: FrameType | None) -> NoReturn:
-        """SIGTERM is an interruption too."""
+        """Handle SIGTERM like Ctrl-C."""
         self.signal = signal.SIGTERM
         raise KeyboardInterrupt
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> bool | None:
-        """What kept the run from beginning is told by `run_pytest`, in one line."""
+        """Silence pytest for our own errors, which `run_pytest` raises and the command prints in one line."""
         return True if isinstance(excinfo.value, VfiocertError) else None
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Take the controller along, and pytest's reporters away."""
+        """Find the controller, and remove pytest's reporters."""
         plugin: Any = config.pluginmanager.get_plugin(CONTROLLER)
         if plugin is not None:
             self.controller = plugin
@@ -118,7 +118,7 @@ class _Quiet:
             reporter = config.pluginmanager.getplugin(name)
             if reporter is not None:
                 config.pluginmanager.unregister(reporter)
-        # xdist keeps a reporter of its own, made before or after this.
+        # xdist has its own reporter, made before or after this.
         distributed = config.pluginmanager.getplugin("dsession")
         if distributed is not None:
             distributed.terminal = None

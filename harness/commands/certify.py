@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert certify`: runs the chapters on devices and writes the verdict; a thin wrapper around pytest."""
+"""`vfiocert certify`: run the chapters on devices and write the verdict; a thin wrapper around pytest."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _EXITS = {
 
 
 def _workers(lab: str) -> int:
-    """Devices at once where nobody said: a host of others is not loaded unasked.
+    """The default number of devices at once: 1 on a host that is not ours, so that we do not load it unasked.
 
-    One more than there are processors, for a device that is reset is waited for: 297 s for all devices on two
-    processors, where two at once took 345 s.
+    On the embedded lab, one more than the processors, because resets are mostly waiting: 297 s for all
+    devices on two processors, where two at once took 345 s.
     """
     if lab != EMBEDDED:
         return 1
@@ -130,7 +130,7 @@ def certify(
     args += ["--resume"] if resume else []
     args += [f"--flavour={flavour}", *([f"--kernel={kernel}"] if kernel else [])]
     args += [f"--labs-file={labs_file.resolve()}"] if labs_file else []
-    try:  # allure-pytest makes it, and would say in a traceback that it cannot
+    try:  # allure-pytest makes it too, but reports a failure as a traceback
         (folder / ALLURE).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out={folder}: {error.strerror}; name a folder that can be made") from None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert check`: everything this project promises of itself, a line per check at the end.
+"""`vfiocert check`: check the project itself, with a line per check at the end.
 
-Each check is a program of its own, run in the project's folder; what it prints is passed on as it comes, and
-a check that is silent for long gets a line that says so, so that a log never looks dead.
+Each check is a separate program, run in the project's folder.  Its output is passed on as it comes; while a
+check prints nothing for long, a line says that it still runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PYTEST = ("-m", "pytest", "-q", "--color=no")
 _SELFTEST = (*_PYTEST, "suites/selftest")
 _LAYOUT = "suites/selftest/test_layout.py"
 
-# In the order they run: what fails fast comes first.
+# In the order they run: quick checks first.
 CHECKS: tuple[Check, ...] = (
     Check("ruff", "lint", ("-m", "ruff", "check"), 120),
     Check("format", "layout of the source", ("-m", "ruff", "format", "--check"), 120),
@@ -86,14 +86,14 @@ class CheckOutcome:
 
 @dataclass
 class _Stream:
-    """Passes a program's output on as it comes, and remembers when the last of it came."""
+    """Passes on a program's output as it comes, and remembers when the last of it came."""
 
     pipe: IO[bytes]
     write: Callable[[bytes], object]
     last: float = field(default_factory=time.monotonic)
 
     def wait(self, seconds: float) -> bool:
-        """Passes on what comes within `seconds`; False at the end of the output."""
+        """Pass on output that comes within `seconds`; False at the end of the output."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.pipe, selectors.EVENT_READ)
             if not selector.select(seconds):
@@ -115,7 +115,7 @@ def _line(text: str) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the check with its children: first as Ctrl-C would, so that fixtures undo their changes."""
+    """End the check and its children: first with SIGINT, so that fixtures undo their changes."""
     for number, wait_s in ((signal.SIGINT, GRACE_S), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
         try:
             os.killpg(process.pid, number)
@@ -137,7 +137,7 @@ def _environment() -> dict[str, str]:
 
 
 def run_check(check: Check, silence_s: float = SILENCE_S) -> CheckOutcome:
-    """Runs one check to its end or its deadline, saying each `silence_s` of silence that it still runs."""
+    """Run one check to its end or its deadline; after each `silence_s` without output, say that it runs."""
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *check.argv],
@@ -183,7 +183,7 @@ def _selected(only: Sequence[str]) -> tuple[Check, ...]:
 
 
 def summary_lines(outcomes: Sequence[CheckOutcome]) -> list[str]:
-    """The closing table, one line a check, and the counts alone on the last line."""
+    """The closing table, one line per check, and the counts on the last line."""
     lines = []
     for o in outcomes:
         tail = o.why if o.status == "skipped" else f"{o.seconds:.1f} s{', ' + o.why if o.why else ''}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds a clause: judges and experiments, the defects that break it, and what mainline's drivers do."""
+"""What checks a clause: its judges and experiments, the defects that break it, what mainline's drivers do."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from harness.spec.clauses.mig import ARC_CLAUSES
 __all__ = ["Holders", "experiments_by_clause", "holders_of", "judges_by_clause"]
 
 _ID = re.compile(r'"([A-Z]{3,5}-\d{3})"')
-# Judges are pure and stand in the oracle; what no program shows is held around every one of them.
+# Judges are pure functions in the oracle; what no program shows is checked around each program, by the rig.
 _JUDGES = ("harness/oracle/*.py", "fixtures/rig.py", "fixtures/device_log.py")
 
 
 @dataclass(frozen=True)
 class Holders:
-    """Places of judges and experiments (`file:line name`), defects (`name: what is wrong`), what is known."""
+    """Judges and experiments (`file:line name`), defects (`name: what is wrong`), known facts of mainline."""
 
     judges: tuple[str, ...]
     experiments: tuple[str, ...]
@@ -37,7 +37,7 @@ class Holders:
 
 @functools.cache
 def experiments_by_clause() -> Mapping[str, tuple[str, ...]]:
-    """Clause -> the experiments that name it."""
+    """Map each clause to the experiments that name it."""
     found: dict[str, list[str]] = {}
     for chapter in chapters():
         for file in sorted(chapter.glob("experiments_*.py")):
@@ -51,7 +51,7 @@ def experiments_by_clause() -> Mapping[str, tuple[str, ...]]:
 
 @functools.cache
 def judges_by_clause() -> Mapping[str, tuple[str, ...]]:
-    """Clause -> where a judge names it, the first place in each file."""
+    """Map each clause to the first place in each file where a judge names it."""
     found: dict[str, dict[str, int]] = {}
     for pattern in _JUDGES:
         for file in sorted(PROJECT.glob(pattern)):
@@ -66,7 +66,7 @@ def judges_by_clause() -> Mapping[str, tuple[str, ...]]:
 
 
 def holders_of(clause: Clause) -> Holders:
-    """What holds the clause, breaks it, and is known of it."""
+    """Collect what checks the clause, what breaks it, and what is known about it."""
     known = [f"every device: {clause.mainline}"] if clause.mainline else []
     for name in profile_names():
         if cause := load_profile(name).explanations.get(clause.id):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert clauses`: the contract as a list, one clause in full, JSON, or the documents made from it."""
+"""`vfiocert clauses`: list the contract, show a clause in full, or write the documents made from it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 PUBLISHED = PROJECT / "suites" / "selftest" / "spec" / "published_clauses.txt"
-"""Every clause that there ever was; a self-test holds it against renumbering."""
+"""Every clause ever published; a self-test compares it with the tables, so that none is renumbered."""
 _NOTE = "<!-- SPDX-License-Identifier: Apache-2.0 -->\n<!-- Made by `./vfiocert clauses --write-docs`. -->\n"
 
 
 def select(patterns: Sequence[str]) -> tuple[Clause, ...]:
-    """The clauses that one of the patterns names (`MIG-012`, `MIG-1*`); all without a pattern.
+    """The clauses that match one of the patterns (`MIG-012`, `MIG-1*`); without a pattern, all.
 
-    UsageError for a pattern that names none.
+    UsageError for a pattern that matches none.
     """
     known = all_clauses()
     for pattern in patterns:
@@ -80,7 +80,7 @@ def _as_json(chosen: Sequence[Clause]) -> str:
 
 
 def publish(published: str, clauses: Sequence[Clause]) -> str:
-    """The list of published clauses with those that it has not yet; no line of it is ever changed."""
+    """The list of published clauses, with the new ones added; existing lines never change."""
     known = {line.split(" ", 1)[0] for line in published.splitlines()}
     new = [f"{c.id} {c.level} {c.statement}\n" for c in clauses if c.id not in known]
     return published + "".join(new)
@@ -91,7 +91,7 @@ def _cell(text: str) -> str:
 
 
 def clauses_document() -> str:
-    """docs/clauses.md: a table a chapter."""
+    """docs/clauses.md: one table per chapter."""
     parts = [
         _NOTE,
         "# Clauses\n",
@@ -111,13 +111,13 @@ def clauses_document() -> str:
 
 
 def profiles_document() -> str:
-    """docs/profiles.md: what the suite knows of each driver."""
+    """docs/profiles.md: what the suite knows about each driver."""
     parts = [
         _NOTE,
         "# Profiles\n",
-        "What the suite knows of a driver and cannot ask the device. One file a driver, in\n"
+        "What the suite knows about a driver and cannot ask the device. One file per driver, in\n"
         "`harness/profiles/`, named after the kernel module; `./vfiocert new profile` starts one.\n"
-        "Capabilities are never here: they are probed on the device.\n",
+        "Capabilities are not here: they are probed on the device.\n",
         "| profile | driver | bus | device | DMA | state regions | mutations | error hooks | source |\n"
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -134,13 +134,13 @@ def profiles_document() -> str:
 
 
 def capabilities_document() -> str:
-    """docs/capabilities.md: what clauses can need."""
+    """docs/capabilities.md: the capabilities that clauses can need."""
     parts = [
         _NOTE,
         "# Capabilities\n",
-        "What a device, its host or its profile can have; a clause that needs one which is not there is not\n"
-        "applicable. Each is found out before the suites begin, by the file named here.\n",
-        "| capability | type | is defined by | means | found out by |\n|---|---|---|---|---|",
+        "What a device, its host or its profile can have. A clause that needs a missing capability is not\n"
+        "applicable. The file named here determines the capability before the suites begin.\n",
+        "| capability | type | is defined by | means | determined by |\n|---|---|---|---|---|",
     ]
     rows = [
         "| " + " | ".join(map(_cell, (f"`{c.name}`", c.type, c.source, c.meaning, f"`{c.probe}`"))) + " |"
@@ -154,11 +154,11 @@ def operations_document() -> str:
     parts = [
         _NOTE,
         "# Operations\n",
-        f"The {len(OPERATIONS)} operations that a program is made of; what a program is stands in\n"
-        "[architecture.md](architecture.md). The agent checks every program against the\n"
-        "table in `harness/agent/operations.py`, whose head says what the marks mean.\n\n"
-        "An argument with `?` is optional. A record has `ret`, `errno` and the times of every operation,\n"
-        "and the result fields named here. An operation with the mark `device` that does not come back is a\n"
+        f"The {len(OPERATIONS)} operations that a program is made of. What a program is:\n"
+        "[architecture.md](architecture.md). The agent checks every program against the table in\n"
+        "`harness/agent/operations.py`, which explains the marks.\n\n"
+        "An argument with `?` is optional. The record of an operation has `ret`, `errno`, its times and\n"
+        "the result fields named here. If an operation with the mark `device` does not return, that is a\n"
         "finding about the device.\n",
         "| operation | arguments | takes | marks | what it does | result fields |\n|---|---|---|---|---|---|",
     ]
@@ -175,7 +175,7 @@ def operations_document() -> str:
 
 
 def generated_documents() -> dict[Path, str]:
-    """Path and text of every document that is made from the tables."""
+    """Path and text of every document that is generated from the tables."""
     return {
         PROJECT / "docs" / "capabilities.md": capabilities_document(),
         PROJECT / "docs" / "clauses.md": clauses_document(),
@@ -195,8 +195,8 @@ def clauses(
 ) -> None:
     """List the clauses of the contract; a clause named by its id is shown in full.
 
-    In full: its text and source, the judges and experiments that hold it, the seeded defects that break it
-    (`vfiocert prove`), and what is known of it in mainline's drivers.
+    In full: its text and source, the judges and experiments that check it, the seeded defects that break it
+    (`vfiocert prove`), and what mainline's drivers are known to do.
 
     \b
     Examples:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert lab`: the embedded lab by hand."""
+"""`vfiocert lab`: start, use and end the embedded lab by hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def up(
     flavour: Annotated[str, typer.Option(help="plain, or debug (KASAN, lockdep, UBSAN; slower)")] = "plain",
     memory: Annotated[int | None, typer.Option(help="MiB of memory  [default: 1024, debug: 2048]")] = None,
     idle_limit: Annotated[
-        float, typer.Option(help="seconds after which a lab that nobody uses goes away")
+        float, typer.Option(help="seconds after which an unused lab is removed")
     ] = DEFAULT_IDLE_LIMIT_S,
 ) -> None:
     """Bring a lab up; the first time this fetches and builds a kernel (some 5 to 10 minutes).
@@ -74,7 +74,7 @@ def down(
     name: NameArgument = DEFAULT_NAME,
     every: Annotated[bool, typer.Option("--all", help="every lab of this user")] = False,
 ) -> None:
-    """End a lab and remove all it left; ending one that is not up is no error.
+    """End a lab and remove all it left; a lab that is not up is no error.
 
     \b
     Examples:
@@ -120,7 +120,7 @@ def reset(name: NameArgument = DEFAULT_NAME) -> None:
       vfiocert lab reset second
     """
     found = [lab for lab in list_labs() if lab.name == name]
-    # One whose QEMU has died can be reset too, so it is not `attach`ed.
+    # A lab whose QEMU has died can be reset too, so it is not `attach`ed.
     lab = found[0] if found else attach(name)
     with open_progress() as progress:
         lab.reset(progress)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert new clause` and `vfiocert new profile`: a start that passes the checks, and what to do next."""
+"""`vfiocert new clause` and `new profile`: add a stub that passes the checks, and print what to do next."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from harness.spec.clause import all_clauses
 __all__ = ["app", "chapter_file", "clause_entry", "insert_clause", "profile_source"]
 
 _PIECE = 90
-"""Characters of a string in one line of source."""
+"""The longest piece of a string in one line of source, in characters."""
 
 PROJECT_OPTION_HELP = "the project's folder (default: this one)"
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 
 class Level(StrEnum):
-    """How binding a clause is; only a MUST that is broken makes a device non-conforming."""
+    """How binding a clause is; only a broken MUST makes a device non-conforming."""
 
     MUST = "MUST"
     SHOULD = "SHOULD"
@@ -45,7 +45,7 @@ class Level(StrEnum):
 
 
 class Bus(StrEnum):
-    """The bus a driver's devices are on."""
+    """The bus of a driver's devices."""
 
     pci = "pci"
     mdev = "mdev"
@@ -61,9 +61,9 @@ def _string(text: str) -> str:
 
 
 def insert_clause(source: str, entry: str) -> str:
-    """The text of a chapter's file with `entry` as last item of its tuple `CLAUSES`.
+    """Return the text of a chapter's file with `entry` added at the end of its tuple `CLAUSES`.
 
-    UsageError where the file has no such tuple that ends on a line of its own.
+    UsageError if the file has no such tuple that ends on its own line.
     """
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign):
@@ -81,9 +81,9 @@ def insert_clause(source: str, entry: str) -> str:
 
 
 def chapter_file(id: str) -> str:
-    """Name of the file in harness/spec/clauses/ for a new clause: the one whose ids lie nearest below it.
+    """The file in harness/spec/clauses/ for a new clause: the one with the nearest lower id.
 
-    UsageError for a chapter that there is not.
+    UsageError for an unknown chapter.
     """
     chapter, _, number = id.partition("-")
     below: list[tuple[int, str]] = []
@@ -110,7 +110,7 @@ def clause_entry(id: str, level: str, statement: str, source: str, needs: Sequen
 
 
 def _wrapped(text: str) -> str:
-    """A string literal, in pieces where it is longer than a line of source."""
+    """A string literal, split if it is longer than a line of source."""
     pieces = textwrap.wrap(text, _PIECE, drop_whitespace=False, break_on_hyphens=False) or [""]
     return "\n        ".join(map(_string, pieces))
 
@@ -130,7 +130,7 @@ def clause(
         Path, typer.Option("--project", show_default=False, help=PROJECT_OPTION_HELP)
     ] = PROJECT,
 ) -> None:
-    """Add a clause to its chapter, marked as untested until an experiment holds it."""
+    """Add a clause to its chapter, marked as untested until an experiment checks it."""
     known = all_clauses()
     if not re.fullmatch(r"[A-Z]{3,5}-\d{3}", id):
         raise UsageError(f"ID='{id}' is not three to five capitals, a hyphen and three digits, like MIG-170")
@@ -152,7 +152,7 @@ def clause(
 
 
 def _finish(project: Path, path: Path) -> None:
-    """Lay the changed file out, and make the documents of the tree again, which is read anew for that."""
+    """Format the changed file, and write the generated documents again in a new process."""
     for command in (["ruff", "format", "-q", str(path)], ["harness", "clauses", "--write-docs"]):
         subprocess.run(
             [sys.executable, "-P", "-m", *command], cwd=project, check=True, timeout=60,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert replay`: runs the program of a saved finding again and judges it."""
+"""`vfiocert replay`: run the program of a saved finding again and judge it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _MAX_BYTES = 64 << 20
 
 
 def load_finding(path: Path) -> SavedFinding:
-    """The finding saved in `path`; UsageError with the field where it is not one."""
+    """Load the finding saved in `path`; UsageError, naming the wrong field, if it is not one."""
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; findings are in RUN/findings/*.json") from None
     if len(text) > _MAX_BYTES:
-        raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no finding is")
+        raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes: not a finding")
     try:
-        # Not by pydantic's reader, which refuses the lone surrogates that a trace may hold.
+        # Not with pydantic's JSON reader, which refuses the lone surrogates that a trace may hold.
         return SavedFinding.model_validate(json.loads(text))
     except ValidationError as error:
         first = error.errors()[0]

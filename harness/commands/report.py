@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert report DIR`: writes the reports of a finished run again, from its run.json alone."""
+"""`vfiocert report DIR`: write the reports of a finished run again, from its run.json alone."""
 
 from __future__ import annotations
 

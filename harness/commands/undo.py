@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert undo`: takes back what runs that were killed have left on lab hosts, from the journals there."""
+"""`vfiocert undo`: undo what killed runs left on lab hosts, from the journals there."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def undo(
     host: Annotated[list[str] | None, typer.Option(help="only this host; may be repeated")] = None,
     labs_file: Annotated[Path | None, typer.Option(help="inventory [default: labs.yaml]")] = None,
 ) -> None:
-    """Put lab hosts back as they were before a run that was killed; runs that live are left alone.
+    """Undo what killed runs left on lab hosts; live runs are left alone.
 
     \b
     Examples:
       vfiocert undo
       vfiocert undo --lab rack7 --host node1
 
-    It needs nothing but the host: each step's undo was written there before the step. Exit status: 0 all is
-    undone, 3 something could not be, or a host was not reached.
+    It needs only the host: each step's undo was written there before the step. Exit status: 0 everything is
+    undone, 3 a step could not be undone or a host could not be reached.
     """
     failed = 0
     for reach in reaches(load_inventory(labs_file), [lab] if lab else [], host or []):
@@ -52,7 +52,7 @@ def undo(
 
 
 def _undo_host(reach: Reach) -> int:
-    """Undoes one host and prints a line for each step; how many failed."""
+    """Undo one host's steps and print a line for each; return how many failed."""
     if reach.spec is None:
         return 0
     with Host.connect(reach.spec, reach.name, reach.jumps, require_vfio=False) as host:

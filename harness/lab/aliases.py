@@ -112,7 +112,7 @@ def _aliases(build: Path, module: str, path: str) -> list[str]:
             raise LabError(f"{command[0].rpartition('/')[2]} of {path} failed: {errors[0][-300:]}")
     found = _ALIAS.findall((folder / f"{module}.mod.c").read_text(encoding="utf-8"))
     if not found:
-        raise LabError(f"{path} has no PCI id table (any more); correct OBJECTS in harness/lab/aliases.py")
+        raise LabError(f"{path} has no PCI id table; correct OBJECTS in harness/lab/aliases.py")
     return found
 
 

@@ -30,8 +30,8 @@ __all__ = ["Qemu", "command_line", "device_arguments", "find_qemu", "plugged_dev
 
 _PROGRAM = "qemu-system-x86_64"
 # panic=-1 with -no-reboot: a guest that panics ends QEMU, so that the caller does not wait in vain.
-# no5lvl: with 5-level paging an interrupt in identify_cpu() makes a false KASAN report, and KASAN tells only
-# the first error and turns lockdep off with it; kasan_multi_shot: report every error.
+# no5lvl: with 5-level paging an interrupt in identify_cpu() makes a false KASAN report, and KASAN reports
+# only the first error and turns lockdep off with it; kasan_multi_shot: report every error.
 _APPEND = "console=ttyS0 quiet panic=-1 no5lvl kasan_multi_shot intel_iommu=on iommu=pt rdinit=/init"
 _QUERY_TIMEOUT_S = 30
 _KVM_PROBE_S = 1.5

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which lines of the kernel the suites run: counters of the lab's gcov flavour, per source file."""
+"""Coverage of the kernel: the lines that the suites run, from the counters of the lab's gcov flavour."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the counters out of a gcov lab and turns them into executed lines.
+"""Fetch the counters of a gcov lab and turn them into executed lines.
 
-Source: Documentation/dev-tools/gcov.rst.  The lab's debugfs holds one .gcda for each object; the compiler
-left the .gcno beside the object in the build tree; `gcov` (of the same gcc) puts the two together.
+Source: Documentation/dev-tools/gcov.rst.  The lab's debugfs holds a .gcda for each object; the compiler left
+the .gcno beside the object in the build tree; `gcov` (of the same gcc) combines the two.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FETCH_S = 120.0
 _GCOV_S = 60.0
 _MAX_FILES = 500
 _MAX_BYTES = 4 << 20
-# debugfs gives every file the size 0, so tar would take nothing: cat first (gcov.rst, gather_on_test.sh).
+# debugfs gives every file the size 0, so tar would copy nothing: cat first (gcov.rst, gather_on_test.sh).
 _FETCH = (
     "cd /sys/kernel/debug/gcov || exit 1; t=/tmp/gcov.$$; "
     'find . -name \'*.gcda\' | while read -r f; do mkdir -p "$t/${f%/*}" && cat "$f" >"$t/$f"; done; '
@@ -38,12 +38,12 @@ _FETCH = (
 )
 
 Counters = Mapping[str, bytes]
-"""Object below the build tree (`drivers/vfio/group.gcda`) -> its counters."""
+"""The counters of each object, by path below the build tree (`drivers/vfio/group.gcda`)."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function as compiled: its name and its lines, first and last."""
+    """A function as compiled: its name, first and last line."""
 
     name: str
     first: int
@@ -59,12 +59,12 @@ class Source:
 
     @property
     def covered(self) -> int:
-        """Lines that ran."""
+        """The number of lines that ran."""
         return sum(1 for count in self.lines.values() if count)
 
     @property
     def percent(self) -> float:
-        """Lines that ran, of all lines with code."""
+        """The percentage of lines with code that ran."""
         return 100.0 * self.covered / len(self.lines) if self.lines else 0.0
 
     def missed(self) -> list[int]:
@@ -72,14 +72,14 @@ class Source:
         return sorted(line for line, count in self.lines.items() if not count)
 
     def merge(self, other: Source) -> None:
-        """Add what another lab's counters show."""
+        """Add the counts from another lab."""
         for line, count in other.lines.items():
             self.lines[line] += count  # a count of 0 stays as a line that has code
         self.functions.update(other.functions)
 
 
 def fetch(spec: HostSpec, name: str) -> tuple[str, Counters]:
-    """(boot id, counters) of the kernel that runs on a host; LabError where it keeps none."""
+    """Fetch (boot id, counters) of the kernel that runs on a host; LabError if it has no counters."""
     with SshHost(_CONNECT_S).connect(spec, name, ()) as connection:
         boot = connection.exec("cat /proc/sys/kernel/random/boot_id", _CONNECT_S)[1].decode(
             "ascii", "replace"
@@ -105,22 +105,22 @@ def _unpacked(archived: bytes, name: str) -> Counters:
                 data = archive.extractfile(member)
                 found[place] = data.read() if data else b""
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise LabError(f"{name}: the counters came damaged: {error}") from None
+        raise LabError(f"{name}: the counters arrived damaged: {error}") from None
     return found
 
 
 def _below_the_build(name: str) -> str | None:
-    """`.../KEY.part/build/drivers/vfio/x.gcda` -> `drivers/vfio/x.gcda`; None for what is not ours."""
+    """`.../KEY.part/build/drivers/vfio/x.gcda` -> `drivers/vfio/x.gcda`; None if it is not in our build."""
     _, found, place = name.partition("/build/")
     inside = any(place.startswith(f"{folder}/") for folder in GCOV_FOLDERS)
     return place if found and inside and ".." not in place.split("/") and place.endswith(".gcda") else None
 
 
 def executed_lines(kernel: KernelBuild, counters: Counters) -> dict[str, Source]:
-    """Source files (relative to the kernel's tree, in its profiled folders) with how often each line ran.
+    """Count how often each line ran, per source file (relative to the kernel's tree, in profiled folders).
 
-    Every profiled object counts, one that never ran with all its lines missed.  UsageError where the kernel
-    was not built here as gcov; LabError where `gcov` cannot read the counters.
+    Every profiled object counts; in one that never ran, all lines are missed.  UsageError if the kernel
+    was not built here as gcov; LabError if `gcov` cannot read the counters.
     """
     if kernel.build_tree is None or kernel.source_tree is None or kernel.flavour != "gcov":
         raise UsageError(f"kernel {kernel.release} ({kernel.flavour}) is not a gcov build of this suite")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert coverage`: which lines of the kernel's vfio, iommufd and mdev samples the chapters reach."""
+"""`vfiocert coverage`: the lines of the kernel's vfio, iommufd and mdev samples that the chapters reach."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def coverage(
       vfiocert lab up mine --flavour gcov; (run your own tests in it); vfiocert coverage --of-lab mine
 
     Prints a table, and writes coverage.json, coverage.txt and annotated/ (each source with its counts).
-    Exit status: 0 done, whatever was reached; 3 the lab failed.
+    Exit status: 0 done, however much was reached; 3 the lab failed.
     """
     if budget is not None:
         parse_budget(budget)
@@ -140,7 +140,7 @@ def _certify(
     out: Path,
     progress: Progress,
 ) -> str:
-    """`vfiocert certify` in a process of its own; a bug of the suite in words: what ran was counted."""
+    """Run `vfiocert certify` in a separate process; return a remark if it ended in a bug of the suite."""
     command = [
         sys.executable,
         "-m",
@@ -176,7 +176,7 @@ def _certify(
 
 def _lost(gatherer: Gatherer) -> list[str]:
     return [
-        f"lab {name} was begun anew: its last seconds before that are not counted" for name in gatherer.lost
+        f"lab {name} was restarted: the last seconds before that are not counted" for name in gatherer.lost
     ]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What executed lines come to: figures per file against their targets, reasons, comparison, saved files."""
+"""Coverage figures: percentages per file and their targets, reasons, comparison, saved files."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = [
 SCHEMA = 1
 REASONS = PROJECT / "docs" / "coverage-unreached.yaml"
 
-# File -> (percent to reach, percent of the kernel's own selftests, measured on this lab).  The second is None
-# where issue 4 gives a range only.
+# File: (percent to reach, percent of the kernel's own selftests, measured on this lab).  The second is None
+# if issue 4 gives only a range.
 TARGETS: dict[str, tuple[int, int | None]] = {
     "drivers/vfio/vfio_main.c": (88, 26),
     "drivers/vfio/group.c": (85, 40),
@@ -67,7 +67,7 @@ class FileFigure:
 
     @property
     def percent(self) -> float:
-        """Of all lines with code."""
+        """The percentage of lines with code that ran."""
         return 100.0 * self.covered / self.lines if self.lines else 0.0
 
     @property
@@ -80,7 +80,7 @@ class FileFigure:
 class Reason:
     """Why lines of a function are not reached: all of them, or those between `first` and `last` in it.
 
-    `text`: only lines of the function that contain it.
+    With `text`, only lines of the function that contain it.
     """
 
     file: str
@@ -90,7 +90,7 @@ class Reason:
 
 
 def load_reasons(path: Path = REASONS) -> tuple[Reason, ...]:
-    """The reasons in docs/coverage-unreached.yaml; UsageError with the entry that is wrong."""
+    """Load the reasons in docs/coverage-unreached.yaml; UsageError names a wrong entry."""
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -112,7 +112,7 @@ def load_reasons(path: Path = REASONS) -> tuple[Reason, ...]:
 
 
 def explained_lines(file: str, source: Source, reasons: Iterable[Reason], text: list[str]) -> dict[int, str]:
-    """Missed lines of `file` that have a reason; `text` is the file's lines ([] where it is not at hand)."""
+    """Missed lines of `file` that have a reason; `text` is the file's lines ([] if it is not available)."""
     found: dict[int, str] = {}
     missed = source.missed()
     for reason in reasons:
@@ -128,7 +128,7 @@ def explained_lines(file: str, source: Source, reasons: Iterable[Reason], text: 
 
 
 def figures(sources: Mapping[str, Source], reasons: Iterable[Reason], tree: Path) -> list[FileFigure]:
-    """One figure a file, those with a target first; headers, and iommufd's selftest.c, are not counted."""
+    """One figure per file, those with a target first; headers and iommufd's selftest.c are left out."""
     known = tuple(reasons)
     found = []
     for file, source in sources.items():
@@ -171,7 +171,7 @@ def ranges(lines: Iterable[int]) -> list[str]:
 def save(
     target: Path, sources: Mapping[str, Source], about: Mapping[str, Any], found: Iterable[FileFigure]
 ) -> None:
-    """Write coverage.json: what `--compare` reads."""
+    """Write coverage.json, which `--compare` reads."""
     document = {
         "schema": SCHEMA,
         **about,
@@ -190,7 +190,7 @@ def save(
 
 
 def load_saved(path: Path) -> dict[str, Any]:
-    """A coverage.json of an earlier run; UsageError where it is none."""
+    """Load the coverage.json of an earlier run; UsageError if it is not one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -207,7 +207,7 @@ def load_saved(path: Path) -> dict[str, Any]:
 def compare(
     document: Mapping[str, Any], sources: Mapping[str, Source], kernel: str
 ) -> tuple[dict[str, float], list[str]]:
-    """Percent by file of the earlier run, and in words which lines are new or lost (same kernel only)."""
+    """The earlier run's percentage per file, and remarks on lines gained or lost (same kernel only)."""
     before = {str(name): float(entry["percent"]) for name, entry in document["files"].items()}
     words: list[str] = []
     if document.get("kernel") != kernel:

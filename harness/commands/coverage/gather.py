@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers counters while something runs: a lab that is reset begins its counters anew."""
+"""Gather counters while tests run, because a lab that is reset starts its counters at zero."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _EVERY_S = 15.0
 
 
 class Gatherer:
-    """The counters of some labs, by machine: `with Gatherer(names):` asks for them every now and then.
+    """The counters of some labs, by machine: `with Gatherer(names):` fetches them periodically.
 
-    Guarantees: what a machine counted until it was last asked is kept, whatever becomes of it; after the
-    `with` every machine that is alive was asked.  `lost` says which machines were begun anew meanwhile.
+    Guarantees: the counts at a machine's last fetch are kept, even if the machine dies; at the end of the
+    `with`, all machines that are alive are fetched.  `lost` names the labs that were restarted meanwhile.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class Gatherer:
         return sorted({name for name in labs if labs.count(name) > 1})
 
     def sources(self, kernel: KernelBuild) -> dict[str, Source]:
-        """The executed lines of all machines together; LabError where none gave counters."""
+        """The executed lines of all machines together; LabError if none gave counters."""
         if not self._last:
             raise LabError(
                 f"no counters came from lab {', '.join(self._names)}; 'vfiocert lab status' tells more"
@@ -62,7 +62,7 @@ class Gatherer:
     def _watch(self) -> None:
         while not self._done.wait(_EVERY_S):
             for name in self._names:
-                with contextlib.suppress(VfiocertError):  # it is being reset, or died: the next time
+                with contextlib.suppress(VfiocertError):  # it is being reset, or died: try next time
                     self._ask(name)
 
     def _ask(self, name: str) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert devices`: what a lab has, and which driver is the right one for a device."""
+"""`vfiocert devices`: the devices of a lab, and the right driver for each."""

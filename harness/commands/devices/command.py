@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert devices`: every device of the inventory as it is now, and why one cannot be certified."""
+"""`vfiocert devices`: the current state of each device of the inventory, and why one cannot be certified."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COLUMNS = ("lab", "host", "id", "device", "driver", "group", "state", "capabili
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """One device as it is now.
+    """The current state of one device.
 
     `state`: ready, absent, in-use, protected, leased, no-vfio, unusable (--probe failed), unreachable, or
     not-running (the embedded lab).
@@ -83,7 +83,7 @@ def devices(
       vfiocert devices --explain edu-ref
       vfiocert devices --explain pci:v000015B3d0000101Esv000015B3sd00000023bc02sc00i00
 
-    A host that cannot be reached is shown as such, and the rest is still listed.
+    A host that cannot be reached is shown as unreachable, and the others are still listed.
     """
     reached = reaches(load_inventory(labs_file), lab or [])
     if alias_file is not None and explain_ is None:
@@ -99,13 +99,13 @@ def devices(
     if as_json:
         print(json.dumps({"schema": 1, "devices": [asdict(row) for row in rows]}, indent=2))
     elif not rows:
-        print("no devices; docs/your-own-device.md tells how to add one to labs.yaml")
+        print("no devices; docs/your-own-device.md says how to add one to labs.yaml")
     else:
         _table(rows)
 
 
 def _ask(reach: Reach, probe: bool) -> list[DeviceRow]:
-    """The rows of one host; whatever fails there is the state of its devices."""
+    """The rows of one host; a failure there is shown as the state of its devices."""
     if reach.spec is None:
         return [_row(reach, device, "not-running", reach.why) for device in reach.devices]
     try:
@@ -161,7 +161,7 @@ def _row(reach: Reach, device: DeviceSpec, state: str, why: str = "") -> DeviceR
 
 
 def _with_last_runs(rows: Sequence[DeviceRow], folder: Path) -> list[DeviceRow]:
-    """Verdict and, where nothing was probed now, capabilities from the newest run that has the device."""
+    """Add the verdict, and capabilities not probed now, from the newest run that has the device."""
     files = sorted(folder.glob("*/run.json"), key=lambda f: f.stat().st_mtime, reverse=True)[:_MAX_RUNS]
     found: list[tuple[Path, Run]] = []
     for file in files:
@@ -187,7 +187,7 @@ def _with_last_runs(rows: Sequence[DeviceRow], folder: Path) -> list[DeviceRow]:
 
 
 def _summary(capabilities: dict[str, Any]) -> str:
-    """What a table has room for: migration features, then the rest by name."""
+    """The capabilities, short enough for a table: migration features, then the rest by name."""
     if not capabilities:
         return ""
     words = ["+".join(capabilities.get("migration") or []) or "no migration"]
@@ -211,7 +211,7 @@ def _table(rows: Sequence[DeviceRow]) -> None:
 
         table = Table(*_COLUMNS, box=None, header_style="bold")
         for line in cells:
-            # Text: what a host said must not be read as markup.
+            # Text, so that what a host sent is not read as markup.
             table.add_row(*(Text(cell) for cell in line))
         Console().print(table)
         return

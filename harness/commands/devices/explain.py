@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfiocert devices --explain`: which VFIO driver is the right one for a device, and why."""
+"""`vfiocert devices --explain`: say which VFIO driver is the right one for a device, and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ_S = 30.0
 
 @dataclass(frozen=True)
 class Explained:
-    """What was asked, where the answer comes from, and the answer."""
+    """A question about a device, the source of the answer, and the answer."""
 
     name: str
     source: str
@@ -33,21 +33,21 @@ class Explained:
     driver: str = ""
     override: str = ""
     expected: str = ""
-    """The module of the device's profile, "" where it has no opinion."""
+    """The module that the device's profile expects, "" for none."""
 
 
 def explain(what: str, reached: Sequence[Reach], alias_file: Path | None, as_json: bool) -> None:
     """Print the choice for a modalias (`pci:...`) or a device of the inventory.
 
-    The aliases are those of `alias_file`, of the device's host, or for a modalias of this machine's kernel.
-    UsageError for what is neither; LabError where the host does not answer.
+    The aliases are those of `alias_file`, of the device's host, or, for a modalias, of this machine's kernel.
+    UsageError if `what` is neither; LabError if the host does not answer.
     """
     found = _of_modalias(what, alias_file) if ":" in what else _of_device(what, reached, alias_file)
     print(json.dumps(_as_json(found), indent=2) if as_json else _as_text(found))
 
 
 def host_aliases(host: Host) -> tuple[Alias, ...]:
-    """The PCI aliases of the kernel that runs on `host`; LabError where it has no modules.alias."""
+    """Read the PCI aliases of the kernel that runs on `host`; LabError if it has no modules.alias."""
     status, out, _ = host.exec(
         'grep -E "^alias (vfio_)?pci:" "/lib/modules/$(uname -r)/modules.alias"', _READ_S
     )
@@ -75,7 +75,7 @@ def _of_device(device: str, reached: Sequence[Reach], alias_file: Path | None) -
         raise UsageError(f"--explain {device}: no such device: {names}; or give a modalias, pci:v...")
     reach, spec = found[0]
     if spec.pci is None:
-        raise UsageError(f"--explain {device}: only PCI devices have variant drivers, and it is none")
+        raise UsageError(f"--explain {device}: only PCI devices have variant drivers, and this is not one")
     if reach.spec is None:
         raise LabError(f"{reach.lab}: lab is not running: {reach.why}")
     with Host.connect(reach.spec, reach.name, reach.jumps, require_vfio=False) as host:

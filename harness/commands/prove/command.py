@@ -50,7 +50,7 @@ def prove(
         list[str] | None,
         typer.Option(help="only defects NAME, MODULE:NAME or of a clause; a pattern; may be repeated"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="try each defect with so many seeds")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="try each defect with this many seeds")] = 1,
     golden: Annotated[
         int | None,
         typer.Option(
@@ -85,7 +85,7 @@ def prove(
       vfiocert prove --golden 100 --defect MIG-058
       vfiocert prove --out runs/proof --resume
 
-    Exit status: 0 all caught and nobody falsely accused, 1 otherwise, 3 the lab failed.
+    Exit status: 0 all caught and no false alarm, 1 otherwise, 3 the lab failed.
     """
     chosen = select_defects(catalogue(), defect or [])
     if flavour not in (None, "plain", "debug"):
@@ -124,7 +124,7 @@ def prove(
 
 
 def _elapsed(folder: Path, seconds: float) -> float:
-    """Seconds that the trials of this run took, those before `--resume` included."""
+    """Seconds that the trials of this run took, including those before `--resume`."""
     path = folder / _ELAPSED
     with contextlib.suppress(OSError, ValueError):
         seconds += float(path.read_text(encoding="ascii"))
@@ -140,7 +140,7 @@ def _status(matrix: Matrix) -> int:
 
 
 def _kept(folder: Path, resume: bool, chosen: Sequence[Defect]) -> list[Result]:
-    """The results that a run in `folder` has already; the folder is made."""
+    """The results that a run in `folder` already has; the folder is made if missing."""
     path = folder / _RESULTS
     if path.exists() and not resume:
         raise UsageError(f"--out={folder} has a proof already; add --resume, or name another folder")
@@ -150,13 +150,13 @@ def _kept(folder: Path, resume: bool, chosen: Sequence[Defect]) -> list[Result]:
         raise UsageError(f"--out={folder} cannot be made: {error.strerror}") from None
     kept: list[Result] = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by whatever ended that run
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn when that run was cut off
             result = result_from_json(json.loads(line))
             kept.append(result)
     broken = {d.name: d.clause for d in chosen}
 
     def final(result: Result) -> bool:
-        """What a lab, a limit or a bug ended before it was caught is tried again."""
+        """Whether a result is final; one that the lab, its limit or a bug ended uncaught is tried again."""
         caught = broken.get(result.subject) in {s.clause for s in result.seen}
         return caught or (result.why in ("done", "caught") and not result.bugs)
 
@@ -176,10 +176,10 @@ def _results(
     folder: Path,
     took: list[float],
 ) -> Iterator[Result]:
-    """The trials that are still to be run, flavour by flavour.
+    """Run the trials that are left, flavour by flavour, and yield their results.
 
-    `took` gets the seconds of each flavour, from the first lab to the last: kernels and modules, which are
-    built once and kept, do not count.
+    `took` gets the seconds of each flavour, from the first lab to the last; building kernels and modules,
+    which is done once, does not count.
     """
     done = {result.job for result in kept}
     for kind in ("plain", "debug"):
@@ -223,9 +223,9 @@ def _defect_jobs(
 def _golden_jobs(
     chosen: Sequence[Defect], golden: int | None, seed: int, kind: str, limit: float, *, asked: bool
 ) -> list[Job]:
-    """Runs without a defect: one of each device that has defects, or `golden` of all embedded devices.
+    """The runs without a defect: one for each device that has defects, or `golden` over all embedded devices.
 
-    On the debug kernel only the reference devices, and only where that flavour was asked for: it is slow.
+    On the debug kernel, which is slow, only the reference devices, and only if that flavour was asked for.
     """
     used = {d.device for d in chosen if d.flavour == kind}
     reference = [d.id for d in embedded_devices() if d.profile in ("vfiocert_ref", "edu_vfio_pci")]
@@ -244,7 +244,7 @@ def _golden_jobs(
 
 
 def _seeded(job: Job, kernel: KernelBuild, progress: Progress) -> Job:
-    """The job with what its defect puts into the lab: built here, once, before any lab is up."""
+    """The job with what its defect puts into the lab, built once, before any lab is up."""
     if job.defect is None:
         return job
     if job.defect.module != CORE:
@@ -293,7 +293,7 @@ def _write(matrix: Matrix, folder: Path, docs: bool) -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: with what was finished."""
+    """Let SIGTERM end the run like Ctrl-C, which keeps what was finished."""
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt(str(number))

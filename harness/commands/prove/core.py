@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the modules of the kernel's VFIO core with one rule of theirs broken by a patch.
+"""Build the modules of the kernel's VFIO core with one rule broken by a patch.
 
 `drivers/vfio` of the lab kernel's own source is built once, outside its tree, against the lab kernel's build
-tree.  A patch is applied to a copy of that, so that only the files it touches are compiled again (seconds),
-and only the modules that came out different are kept.
+tree.  A patch is applied to a copy of that, so that only the files it touches are compiled again (seconds).
+Only the modules that differ from the unpatched ones are kept.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _FOLDER = "drivers/vfio"
 
 
 def patched_modules(kernel: KernelBuild, patch: Path, progress: Progress) -> tuple[Path, ...]:
-    """The stripped `.ko` files that differ from the kernel's own once `patch` is applied.
+    """Build the kernel's core with `patch`; return the stripped `.ko` files that differ from its own.
 
-    LabError with the words of patch or compiler where it does not apply or build, or changes no module.
+    LabError with the output of patch or the compiler if it does not apply or build, or changes no module.
     """
-    diff = patch.read_bytes().partition(b"\n--- ")[2]  # its head makes no difference
+    diff = patch.read_bytes().partition(b"\n--- ")[2]  # without its head, which does not change the result
     key = hashlib.sha256(f"core {_RECIPE} {kernel.key} {kernel.release}\n".encode() + diff)
     final = cache_dir("core") / key.hexdigest()[:24]
     with made_once(final, timeout_s=_TIMEOUT_S, what=f"building {patch.name}", progress=progress) as part:
@@ -48,7 +48,7 @@ def patched_modules(kernel: KernelBuild, patch: Path, progress: Progress) -> tup
 
 
 def _unpatched(kernel: KernelBuild, progress: Progress) -> Path:
-    """The folder as the kernel has it, built: what patches are applied to copies of."""
+    """The built, unpatched folder, to copies of which patches are applied."""
     if kernel.build_tree is None or kernel.source_tree is None:
         raise UsageError(f"kernel {kernel.release} has no source and build tree to patch")
     key = hashlib.sha256(f"core tree {_RECIPE} {kernel.key} {kernel.release}\n".encode()).hexdigest()[:24]
@@ -66,7 +66,7 @@ def _unpatched(kernel: KernelBuild, progress: Progress) -> Path:
 
 def _build(kernel: KernelBuild, patch: Path, tree: Path, part: Path, log: Path, progress: Progress) -> None:
     work = part / _FOLDER
-    # copy2 keeps the times by which make sees what need not be compiled again.
+    # copy2 keeps the timestamps, from which make sees what need not be compiled again.
     shutil.copytree(tree, work, symlinks=True, copy_function=shutil.copy2)
     _apply(patch, part)
     log.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seeded defects, from the tables of the reference drivers and the patches of the kernel's core.
+"""The seeded defects, from the reference drivers' tables and the patches of the kernel's core.
 
 A driver's table is `fixtures/reference/*/defects.h`, whose lines its C code expands as X-macros:
 
@@ -53,9 +53,9 @@ _MAX_TABLE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Defect:
-    """One rule broken on purpose: `clause` is the one it breaks, `device` where it is looked for.
+    """One rule broken on purpose: `clause` is the one it breaks, `device` the one it is tested on.
 
-    `module` is the kernel module with the knob, or `core` with the `patch` that seeds it.
+    `module` is the kernel module with the knob, or `core`; then `patch` seeds the defect.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Defect:
 
 
 def parse_table(text: str, module: str, device: str, where: str) -> list[Defect]:
-    """The defects of one `defects.h`; HarnessError for a line that cannot be read."""
+    """Parse the defects of one `defects.h`; HarnessError for a line that cannot be read."""
     plain = _COMMENT.sub(" ", text)
     found = []
     for kind, name, clause, quoted, other in _LINE.findall(plain):
@@ -86,7 +86,7 @@ def parse_table(text: str, module: str, device: str, where: str) -> list[Defect]
 
 
 def parse_patch(text: str, path: Path) -> Defect:
-    """The defect that a patch of the kernel's core seeds; HarnessError for a head that lacks something."""
+    """Parse a patch of the kernel's core into its defect; HarnessError for an incomplete head."""
     head, found, _ = text.partition("\n--- ")
     values = {key: value for key, value in _HEAD.findall(head)}
     missing = [key for key in ("Defect", "Breaks", "Device") if not values.get(key)]
@@ -106,7 +106,7 @@ def parse_patch(text: str, path: Path) -> Defect:
 
 
 def catalogue(fixtures: Path = FIXTURES) -> tuple[Defect, ...]:
-    """Every defect there is; HarnessError for what cannot be read, and for a name used twice."""
+    """Load every defect; HarnessError for one that cannot be read, and for a name used twice."""
     found: list[Defect] = []
     for table in sorted(fixtures.glob("reference/*/defects.h")):
         module, device = _driver_of(table.parent.name)
@@ -124,7 +124,7 @@ def catalogue(fixtures: Path = FIXTURES) -> tuple[Defect, ...]:
 
 
 def _driver_of(folder: str) -> tuple[str, str]:
-    """Module and usual device of a reference driver's folder."""
+    """The module and usual device of a reference driver's folder; HarnessError if unknown."""
     drivers = {"mdev": ("vfiocert_ref", "ref"), "edu": ("edu_vfio_pci", "edu-ref")}
     if folder not in drivers:
         raise HarnessError(f"fixtures/reference/{folder}: has defects, and is no driver known to prove")
@@ -132,7 +132,7 @@ def _driver_of(folder: str) -> tuple[str, str]:
 
 
 def check_defects(found: Iterable[Defect]) -> None:
-    """HarnessError where a defect names a clause, a device or a flavour that there is not."""
+    """Check defects; HarnessError if one names an unknown clause, device or flavour."""
     devices = {d.id for d in embedded_devices()}
     for defect in found:
         if defect.clause not in by_id():
@@ -145,9 +145,9 @@ def check_defects(found: Iterable[Defect]) -> None:
 
 
 def select_defects(defects: Sequence[Defect], globs: Iterable[str]) -> tuple[Defect, ...]:
-    """Those whose `NAME`, `MODULE:NAME` or clause matches one of the patterns, all without a pattern.
+    """The defects whose `NAME`, `MODULE:NAME` or clause matches one of the patterns; without a pattern, all.
 
-    UsageError names what comes close where a pattern matches none.
+    If a pattern matches none, UsageError names the closest.
     """
     wanted = list(globs)
     chosen: dict[str, Defect] = {}
@@ -169,4 +169,4 @@ def _unknown(glob: str, defects: Mapping[str, Defect]) -> str:
     shown = close or names[:8]
     more = "" if close or len(names) <= len(shown) else f" and {len(names) - len(shown)} more"
     said = f"close: {', '.join(shown)}" if close else f"there are {', '.join(shown) or 'none'}{more}"
-    return f"--defect={glob!r} is no defect; {said}; 'vfiocert prove --list' shows all"
+    return f"--defect={glob!r} is not a defect; {said}; 'vfiocert prove --list' shows all"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""True findings that every device shows: they are the kernel's own, and no false alarm on a golden device."""
+"""True findings of the kernel itself, which are not false alarms on a golden device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["KNOWN_OF_MAINLINE", "NOT_GOLDEN", "known_of"]
 KNOWN_OF_MAINLINE: Mapping[str, str] = {
     clause.id: clause.mainline for clause in all_clauses() if clause.mainline
 }
-"""Clause -> the cause, as read in Linux 7.2."""
+"""The cause of each clause's finding, as read in Linux 7.2."""
 
 NOT_GOLDEN: Mapping[str, str] = {
     "mtty0": "the kernel's sample driver, which breaks rules of its own",
@@ -24,12 +24,12 @@ NOT_GOLDEN: Mapping[str, str] = {
     "mbochs0": "the kernel's sample driver, which breaks rules of its own",
     "iommufd-mock": "the kernel's mock, which breaks rules of its own",
 }
-"""Devices with true findings, each followed to its cause in the profile; any other is a false alarm."""
+"""Devices with true findings, whose causes are in the profile; a finding on any other is a false alarm."""
 
 
 @functools.cache
 def known_of(device: str) -> Mapping[str, str]:
-    """Clause -> cause of what this embedded device breaks by itself, the kernel's core included."""
+    """The clauses that this embedded device or the kernel's core breaks by itself, with their causes."""
     explained: Mapping[str, str] = {}
     if device in NOT_GOLDEN:
         profile = next(d.profile for d in embedded_devices() if d.id == device)

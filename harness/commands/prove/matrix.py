@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From trials to the matrix: what caught each defect, how fast, how surely, and false alarms.  Pure."""
+"""Compute the matrix from trials: what caught each defect, how fast, how reliably, and false alarms."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CASE_OPS = 24
 
 @dataclass
 class MatrixRow:
-    """One defect.  `caught_by` has the clauses in the order of time, of the trial that ran all tests.
+    """One defect.  `caught_by` has the clauses in order of time, from the trial that ran all tests.
 
-    `seconds` and `programs` are to the first catch by the broken clause, from the fresh lab;
+    `seconds` and `programs` count from the fresh lab to the first catch by the broken clause;
     `of_seeds` says in how many trials the broken clause caught it.
     """
 
@@ -41,13 +41,13 @@ class MatrixRow:
 
     @property
     def first(self) -> Seen | None:
-        """The first catch, by whatever clause."""
+        """The first catch, by any clause."""
         return self.caught_by[0] if self.caught_by else None
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A golden device was accused."""
+    """A false alarm: a finding on a golden device."""
 
     device: str
     seed: int
@@ -64,10 +64,10 @@ class Matrix:
     """Golden trials that ran to their end, by device."""
     golden_faults: list[str]
     baseline: dict[str, list[str]]
-    """What devices that are not golden violate without any defect, each followed to its cause."""
+    """The clauses that devices which are not golden violate without a defect; each has a known cause."""
     elapsed_s: float = 0.0
     bugs: list[str] = field(default_factory=list)
-    """Faults of the suite itself: there is no proof with any."""
+    """Faults of the suite itself; with any, there is no proof."""
 
     def counts(self) -> dict[str, int]:
         """Rows by verdict."""
@@ -83,17 +83,17 @@ class Matrix:
 
     @property
     def unsteady(self) -> list[MatrixRow]:
-        """Defects that some seed did not catch by the clause they break."""
+        """Defects that the clause they break did not catch with every seed."""
         return [r for r in self.rows if r.caught_seeds and r.missed_seeds]
 
     @property
     def proved(self) -> bool:
-        """Whether every defect was caught by some clause, with every seed, and no golden device accused."""
+        """Whether some clause caught every defect with every seed, and there was no false alarm."""
         counts = self.counts()
         return not (counts["missed"] or counts["undecided"] or self.alarms or self.unsteady)
 
     def summary(self) -> str:
-        """One line."""
+        """The matrix in one line."""
         counts, runs = self.counts(), sum(self.golden_runs.values())
         caught = counts["caught"] + counts["elsewhere"]
         seeds = max((len(r.caught_seeds) + len(r.missed_seeds) for r in self.rows), default=0)
@@ -107,7 +107,7 @@ class Matrix:
         return f"{text}; {len(self.alarms)} false alarms in {runs} runs of golden devices"
 
     def as_json(self) -> dict[str, Any]:
-        """For `proof.json`."""
+        """The content of `proof.json`."""
         return {
             "schema": 1, "summary": self.summary(), "counts": self.counts(), "median_s": self.median_s,
             "elapsed_s": round(self.elapsed_s, 1), "golden_runs": self.golden_runs,
@@ -129,7 +129,7 @@ class Matrix:
 
 
 def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s: float = 0.0) -> Matrix:
-    """The matrix of these defects from whatever trials there are."""
+    """Build the matrix of these defects from the results of their trials, which need not be complete."""
     found = list(results)
     baseline: dict[str, set[str]] = {}
     runs: dict[str, int] = {}
@@ -147,7 +147,7 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
         if result.why == "done" and not result.faults and not result.bugs:
             runs[label] = runs.get(label, 0) + 1
         else:
-            faults.append(f"{label}, seed {result.seed}: ended with '{result.why}' and counts as no run")
+            faults.append(f"{label}, seed {result.seed}: ended with '{result.why}' and is not counted")
     rows = [
         _row(
             d,
@@ -168,7 +168,7 @@ def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) ->
         mine = next((s for s in caught if s.clause == defect.clause), None)
         row.notes += [f"seed {result.seed}: {text}" for text in _remarks(result)]
         if not mine and (result.lab_fault or result.bugs):
-            continue  # nothing can be said of it
+            continue  # it says nothing about the device
         (row.caught_seeds if mine else row.missed_seeds).append(result.seed)
         if mine and row.seconds is None:
             row.seconds, row.programs = mine.seconds, mine.programs

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs trials side by side: a lab for each slot, and for each trial a forked child that has imported all.
+"""Run trials in parallel: a lab for each slot, and for each trial a forked child with all imports done.
 
-A trial that outlives its limit is killed with what it had said; a lab that does not come back from its
-snapshot is made anew, and its trial tried once more.
+A trial that outlives its limit is killed, and what it wrote is kept; a lab that does not come back from its
+snapshot is replaced by a new one, and its trial is tried once more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Pool"]
 
 _IDLE_LIMIT_S = 60.0
 _GRACE_S = 20.0
-"""What a trial gets beyond its limit to end the test that runs."""
+"""Seconds beyond its limit that a trial has to end the current test."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Pool:
         self.close()
 
     def close(self) -> None:
-        """End what runs, and the labs."""
+        """Kill the running trials, and end the labs."""
         for slot in self._slots:
             if slot.job is not None:
                 self._kill(slot)
@@ -79,7 +79,7 @@ class Pool:
         self._slots = []
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
-        """Run them, in order as slots become free; results as they come."""
+        """Run jobs in order, as slots become free, and yield each result when it is there."""
         waiting = deque((job, False) for job in jobs)
         while waiting or any(slot.job is not None for slot in self._slots):
             for slot in self._slots:
@@ -108,7 +108,7 @@ class Pool:
         slot.pidfd = os.pidfd_open(pid)
 
     def _ended(self) -> list[_Slot]:
-        """Slots whose trial has ended or had its time; waits for one."""
+        """Wait for a trial to end or to use up its time; return the slots of all such trials."""
         busy = [slot for slot in self._slots if slot.job is not None]
         left = max(0.0, min(slot.until for slot in busy) - time.monotonic())
         ready, _, _ = select.select([slot.pidfd for slot in busy], [], [], left)
@@ -130,7 +130,7 @@ class Pool:
 
     @staticmethod
     def _kill(slot: _Slot) -> None:
-        """The child, and what it started; it is the leader of a session of its own."""
+        """Kill the child and what it started; the child leads its own session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(slot.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
@@ -167,7 +167,7 @@ def _in_child(job: Job, lab_name: str, folder: Path) -> None:
 
 
 def _import_everything() -> None:
-    """What a trial imports or reads, so that no child has to, and all try the same."""
+    """Import and read what trials need, so that no child has to, and all use the same version."""
     bundle()
     for profile in profile_names():
         load_profile(profile)

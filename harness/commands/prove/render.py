@@ -45,7 +45,7 @@ def _cells(row: MatrixRow) -> tuple[str, ...]:
 
 
 def text_table(matrix: Matrix) -> str:
-    """What the command prints at its end: the table, the exceptions in words, the summary."""
+    """The command's closing output: the table, the exceptions in words, the summary."""
     rows = [(_SYMBOLS[r.verdict], *_cells(r)) for r in matrix.rows]
     head = ("", *_HEAD)
     widths = [max(len(line[n]) for line in [head, *rows]) for n in range(len(head))]
@@ -84,7 +84,7 @@ def _short(text: str) -> str:
 
 
 def markdown(matrix: Matrix) -> str:
-    """The page of the docs."""
+    """The page docs/proof.md."""
     runs = ", ".join(f"{device} {count}" for device, count in sorted(matrix.golden_runs.items())) or "none"
     times = sorted(r.seconds for r in matrix.rows if r.seconds is not None)
     worst = f", slowest {times[-1]:.1f} s" if times else ""
@@ -147,7 +147,7 @@ def _md(text: str) -> str:
 
 
 def page(matrix: Matrix) -> str:
-    """One HTML file; nothing fetched, everything escaped."""
+    """The matrix as one HTML file, which fetches nothing; all text is escaped."""
     rows = "".join(
         f'<tr class="{row.verdict}">'
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in (_SYMBOLS[row.verdict], *_cells(row)))
@@ -172,7 +172,7 @@ def page(matrix: Matrix) -> str:
 
 
 def with_summary(readme: str, summary: str) -> str:
-    """The README with its line between the marks replaced; UsageError where the marks are missing."""
+    """The README with the line between its marks replaced; UsageError if the marks are missing."""
     begin, end = README_MARK
     before, found, rest = readme.partition(begin)
     _, closed, after = rest.partition(end)

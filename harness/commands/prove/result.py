@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trial said, read back; untrusted, for a killed trial leaves a torn line."""
+"""Read back what a trial wrote; it is checked, because a killed trial leaves a torn line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Seen:
-    """The first violation of a clause: seconds after the lab was fresh, programs run until then."""
+    """The first violation of a clause: seconds since the lab was fresh, programs run until then."""
 
     clause: str
     seconds: float
@@ -31,9 +31,9 @@ class Seen:
 
 @dataclass
 class Result:
-    """One trial.  `job` is its name; `subject` the defect's name, or the golden device's id.
+    """The result of a trial.  `job` is its name; `subject` the defect's name, or the golden device's id.
 
-    `case` is the finding of the broken clause as the run records it, made short and without its trace.
+    `case` is the finding of the broken clause as the run records it, shrunk and without its trace.
     """
 
     job: str
@@ -56,21 +56,21 @@ class Result:
 
     @property
     def lab_fault(self) -> bool:
-        """Whether nothing can be said for want of a lab."""
+        """Whether the trial has no result because the lab failed."""
         return self.why == "fault" and not self.bugs
 
     def caught_by(self, baseline: frozenset[str] = frozenset()) -> list[Seen]:
-        """What was violated, in order of time, less what the golden device violates too."""
+        """The violations in order of time, without those of clauses in `baseline`."""
         return sorted((s for s in self.seen if s.clause not in baseline), key=lambda s: s.seconds)
 
     def as_json(self) -> dict[str, Any]:
-        """For a line of `results.jsonl`."""
+        """The content of a line of `results.jsonl`."""
         values = asdict(replace(self, case=None))
         return {**values, "case": self.case.model_dump(mode="json") if self.case else None}
 
 
 def read_events(job: Job, path: Path, *, killed: bool) -> Result:
-    """The result of a trial from its file of events."""
+    """Read the result of a trial from its file of events."""
     result = Result(
         job.name, job.defect.name if job.defect else job.device, job.defect is None, job.device, job.seed,
         job.mode != "catch", job.flavour,
@@ -87,7 +87,7 @@ def read_events(job: Job, path: Path, *, killed: bool) -> Result:
             fresh |= event["event"] == "fresh"
             _take(result, event)
         except (ValueError, KeyError, TypeError):
-            continue  # torn
+            continue  # a torn line
     if not result.why:
         result.why = "killed" if killed and fresh else "fault"
         if not result.faults and not result.bugs:
@@ -109,7 +109,7 @@ def _take(result: Result, event: Mapping[str, Any]) -> None:
             result.faults.append(f"{event['test']}: {event['lab_error']}")
     elif kind == "finding" and result.case is None:
         found = Finding.model_validate(event["finding"])
-        # One line for each trial is kept; the whole trace is in the trial's own file.
+        # Keep it to one line per trial; the whole trace is in the trial's own file.
         result.case = found.model_copy(update={"trace": [], "kernel_log": []})
     elif kind == "fault":
         (result.bugs if event["bug"] else result.faults).append(str(event["message"]))
@@ -119,7 +119,7 @@ def _take(result: Result, event: Mapping[str, Any]) -> None:
 
 
 def result_from_json(values: Mapping[str, Any]) -> Result:
-    """The inverse of `Result.as_json`; KeyError, TypeError or ValueError where it is none."""
+    """The inverse of `Result.as_json`; KeyError, TypeError or ValueError if `values` is not a result."""
     seen = [Seen(**s) for s in values["seen"]]
     case = Finding.model_validate(values["case"]) if values["case"] is not None else None
     return Result(**{**values, "seen": seen, "case": case})

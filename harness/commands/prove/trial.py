@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trial: a device with one defect (or none) on a fresh lab, tried by the suites; a process of its own.
+"""One trial: run the suites on a device with one defect (or none), on a fresh lab, in a separate process.
 
-What happens is appended to a file, a JSON line an event, so that a killed trial has said what it saw:
+Events are appended to a file, one JSON line each, so that those of a killed trial are kept:
 
     {"event": "fresh"}                                    the lab is as its snapshot: time counts from here
     {"event": "seen", "clause", "test", "s", "programs", "expected", "observed"}   the first of a clause
@@ -46,12 +46,12 @@ Mode = Literal["catch", "named", "chapter", "all"]
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to try: `defect` on its device, or the golden `device`, with a seed.
+    """A trial to run: `defect` on its device, or the golden `device`, with a seed.
 
     The tests that name the broken clause come first.  `mode` says when a trial ends once the clause is
     violated: at once (catch), after the quick ones of those tests (named), after the quick ones of its
-    chapter (chapter), or never: all tests run, in the order of `certify` (all).  `seeding` is what `--defect`
-    of the plugin takes.
+    chapter (chapter), or after all tests, in the order of `certify` (all).  `seeding` is the plugin's
+    `--defect` argument.
     """
 
     device: str
@@ -64,7 +64,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What the trial's files are called."""
+        """The name of the trial's files."""
         subject = self.defect.name if self.defect else f"golden-{self.device}"
         return f"{subject}-{self.seed}-{self.mode}-{self.flavour}"
 
@@ -100,13 +100,13 @@ class Trial:
             self.finish("caught")
 
     def keeps(self, violation: Violation) -> bool:
-        """One finding of the broken clause is evidence enough; a golden device has none to keep back."""
+        """Keep one finding of the broken clause, which is evidence enough; of a golden device, keep all."""
         if self.job.defect is None:
             return True
         return self._is_broken(violation.clause) and not self._shrunk
 
     def shrinks(self, violation: Violation) -> bool:
-        """Only the case that the matrix shows is made short."""
+        """Shrink only the case that the matrix shows."""
         self._shrunk = True
         return self.job.mode != "catch"
 
@@ -114,7 +114,7 @@ class Trial:
         return self.job.defect is not None and clause == self.job.defect.clause
 
     def finish(self, why: str) -> None:
-        """End the process at once: the lab goes back to its snapshot, there is nothing to put back."""
+        """End the process at once: the lab goes back to its snapshot, so there is nothing to undo."""
         self.say("end", s=round(self.elapsed(), 3), tests=self.tests, planned=self.planned, why=why)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -123,14 +123,14 @@ class Trial:
     # -- pytest hooks
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """No terminal output."""
+        """Turn off terminal output."""
         reporter = config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None:
             config.pluginmanager.unregister(reporter)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """The tests that are there for the clause first, then its chapter, then as `certify` has them."""
+        """Put the tests for the clause first, then those of its chapter, then the order of `certify`."""
         self.planned = len(items)
         defect = self.job.defect
         if defect is None or self.job.mode == "all":
@@ -143,7 +143,7 @@ class Trial:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
-        """Once the clause is violated, a trial ends with the tests that its mode wants."""
+        """Once the clause is violated, end the trial after the tests that its mode asks for."""
         defect, mode = self.job.defect, self.job.mode
         if defect is None or mode == "all" or defect.clause not in self.seen_clauses:
             return
@@ -160,11 +160,11 @@ class Trial:
         return defect is not None and item.path.parent.name == defect.clause.partition("-")[0].lower()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Name what runs now."""
+        """Note which test runs now."""
         self._test = nodeid.rpartition("::")[2]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what a test said when it ended; past the limit, it was the last."""
+        """Note the result of a test; past the limit, it is the last test."""
         if report.when == "setup" and report.failed:
             self._failed(report)
         if report.when != "call" and not (report.when == "setup" and report.skipped):
@@ -194,7 +194,7 @@ class Trial:
 
 
 def _is_quick(item: pytest.Item) -> bool:
-    """Experiments are, the searches beside them are not."""
+    """Whether a test is quick: an experiment, not a search."""
     about = about_item(item)
     return about is not None and not about.search
 
@@ -205,7 +205,7 @@ def _about(item: pytest.Item) -> dict[str, Any]:
 
 
 def run_trial(job: Job, lab_name: str, folder: Path) -> None:
-    """Bring the lab back from its snapshot and try the device; everything is said in `folder`.
+    """Bring the lab back from its snapshot and try the device; all events go to a file in `folder`.
 
     Call it in a forked child: it ends the process.
     """
@@ -233,7 +233,7 @@ def run_trial(job: Job, lab_name: str, folder: Path) -> None:
             say("fault", message=str(error)[:500], bug=False)
         except VfiocertError as error:
             say("fault", message=str(error)[:500], bug=True)
-        except BaseException:  # the process ends here, whatever it was
+        except BaseException:  # the process ends here in any case
             traceback.print_exc()
             say("fault", message=traceback.format_exc().strip().splitlines()[-1][:500], bug=True)
     sys.stdout.flush()
@@ -242,12 +242,12 @@ def run_trial(job: Job, lab_name: str, folder: Path) -> None:
 
 
 class _Named:
-    """Registers a trial under the name by which the rig looks for who watches it."""
+    """Registers a trial under the name by which the rig finds its watcher."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """The trial becomes a plugin."""
+        """Register the trial as a plugin."""
         config.pluginmanager.register(self.trial, WATCH)

@@ -104,7 +104,7 @@ def test_patterns_match_names_modules_and_clauses():
 
 
 def test_an_unknown_name_lists_the_close_ones():
-    with pytest.raises(UsageError, match=r"--defect='log_lots' is no defect; close: log_lost"):
+    with pytest.raises(UsageError, match=r"--defect='log_lots' is not a defect; close: log_lost"):
         select_defects(DEFECTS, ["log_lots"])
     with pytest.raises(UsageError, match="there are log_lost, mig_lost"):
         select_defects(DEFECTS, ["xyzzy"])
