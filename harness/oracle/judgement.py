@@ -36,6 +36,8 @@ class Judgement:
     """Clause -> why its claim could not be judged: the operation it speaks of was not done, or in part."""
     figures: Counter[str] = field(default_factory=Counter)
     """Counts for the report that are not checks, such as pages written and reported."""
+    walked: bytes = b""
+    """The state that GET reported after each step of the program's `walk`; `merge` leaves it alone."""
 
     def check(self, clause: str, ok: bool, index: int, expected: str, observed: str, step: int = -1) -> bool:
         """Count one check of the clause, and keep the violation if it failed; returns `ok`."""

@@ -87,6 +87,7 @@ def judge_walk(
     """
     targets = base64.b64decode(args["targets"])
     recs = base64.b64decode(rec["recs"])
+    out.walked = recs[1::4]
     good = _good(flags)
     cur: int = S.RUNNING
     tally: dict[int, int] = {}

@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from fixtures.experiment import experiment
 from fixtures.rig import Rig
 from fixtures.search import Program, Search, made_by
 from fixtures.subject import Subject
+from harness.oracle.judgement import Judgement
 from suites.mig.random_programs import REGRESSIONS, build, concurrent_program, programs, race_program
-from suites.mig.sweep import sweep_programs, sweep_targets
+from suites.mig.sweep import sweep_programs
+from suites.mig.tour import Tour
 
 PROGRAMS = 1500
 SWEEP_SHARE, RANDOM_SHARE = 0.4, 0.2
 """Shares of the budget of a device."""
+FIRST_TARGETS, FEWEST_TARGETS, MOST_TARGETS, PROGRAM_S = 16, 4, 20_000, 5.0
+"""Targets of a program of the sweep: of the first, bounds for the others, and how long one should take."""
+RESET_ARCS = 2.0
+"""What a reset costs, in arcs: 200 ms of a device whose arcs take 100 ms."""
 RACES = 120
 
 
@@ -29,16 +35,32 @@ RACES = 120
 )  # fmt: skip
 def every_sequence_up_to_the_depth(
     subject: Subject, rig: Rig, budget_s: float, depth: int
-) -> Iterator[Program]:
+) -> Generator[Program, Judgement, None]:
     """Every sequence of SETs, of one, then of two, and so on, as long as the budget lasts."""
-    for length in range(1, depth + 1):
-        begun = time.monotonic()
-        yield from sweep_programs(subject.flags, length)
-        # The next depth costs some (states) times this one.
-        next_s = (time.monotonic() - begun) * len(sweep_targets(subject.flags))
-        if length < depth and next_s > SWEEP_SHARE * budget_s:
-            rig.notes.append(f"{rig.device_id}: every sequence up to {length} instead of {depth}: --budget")
-            return
+    tour = Tour(subject.flags, depth, reset_cost=RESET_ARCS if subject.has("reset") else None)
+    begun = time.monotonic()
+
+    def targets_in_time() -> int:
+        walked = tour.sets_walked + tour.resets_walked
+        if not walked:
+            return FIRST_TARGETS
+        spent_s = time.monotonic() - begun
+        left_s = SWEEP_SHARE * budget_s - spent_s
+        if left_s <= 0 and tour.complete:
+            return 0
+        return int(min(MOST_TARGETS, max(FEWEST_TARGETS, PROGRAM_S * walked / spent_s)))
+
+    yield from sweep_programs(subject.flags, depth, targets_in_time, tour=tour)
+    if tour.complete < depth:
+        rig.notes.append(
+            f"{rig.device_id}: every sequence up to {tour.complete} instead of {depth}, "
+            f"{tour.total - tour.remaining} of {tour.total} in all: --budget"
+        )
+    if tour.dropped:
+        rig.notes.append(
+            f"{rig.device_id}: {tour.given_up} sequences were given up, for these went wrong each time: "
+            + "; ".join(map(str, tour.dropped[:5]))
+        )
 
 
 @experiment(

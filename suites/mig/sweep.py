@@ -1,39 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bounded-exhaustive sweep: every sequence of SETs up to a depth from RUNNING, as `walk` operations."""
+"""The bounded-exhaustive sweep: the transition tour (`suites/mig/tour.py`) as programs with a `walk` each."""
 
 from __future__ import annotations
 
 import base64
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
+from harness.oracle.judgement import Judgement
 from harness.program.script import Script
-from harness.spec.arcs import Mig, S, states
+from harness.spec.arcs import Mig, S, State, reachable_by_set
+from suites.mig.tour import Tour
+from suites.mig.tour_graph import RESET
 
-__all__ = ["sweep_programs", "sweep_targets"]
+__all__ = ["sweep_programs"]
+
+_SILENT = 2
+"""So many programs in a row of which no step came back end the sweep."""
 
 
-def sweep_targets(flags: Mig) -> tuple[int, ...]:
-    """Targets of a SET: the declared states; ERROR and numbers outside the enum are tried elsewhere."""
-    return tuple(int(s) for s in sorted(states(flags)) if s != S.ERROR)
+def sweep_programs(
+    flags: Mig, depth: int, chunk: int | Callable[[], int] = 20_000, *, tour: Tour | None = None
+) -> Generator[dict[str, Any], Judgement | None, None]:
+    """Programs that together walk every window of up to `depth` targets (see `Tour`), the short ones first.
 
-
-def sweep_programs(flags: Mig, depth: int, chunk: int = 4000) -> Iterator[dict[str, Any]]:
-    """Programs that together walk every sequence of exactly `depth` SETs (and so every shorter one).
-
-    Each is followed by SET(RUNNING).  RESUMING is always given a whole stream, so that it can be left.
-    `chunk` sequences go into one program, so that the kernel log is read often enough to lose nothing.
+    Who sends what the judge said of each program has the tour planned anew after a surprise or a walk that
+    was cut short; without (`next`, `for`) the device is taken to have kept every rule.  A program takes about
+    `chunk` targets, which may be a function that is asked before each; 0 ends the sweep.  RESUMING is always
+    given a whole stream, so that it can be left.  `tour`: the caller's own, to see how far it came.
     """
-    sequences = itertools.product(sweep_targets(flags), repeat=depth)
-    while part := list(itertools.islice(sequences, chunk)):
-        targets = bytearray()
-        for sequence in part:
-            targets += bytes(sequence)
-            targets.append(int(S.RUNNING))
-        script = Script()
-        script.save("stream")
-        script.set(S.RUNNING)
-        encoded = base64.b64encode(bytes(targets)).decode()
-        script.op("walk", fd="d", targets=encoded, stream="stream")
-        yield script.to_json()
+    tour = tour or Tour(flags, depth)
+    silent = 0
+    while silent < _SILENT:
+        limit = chunk if isinstance(chunk, int) else chunk()
+        tour.restart()
+        targets = tour.next_targets(limit) if limit > 0 else b""
+        if not targets:
+            return
+        verdict = yield _program(targets, reset=tour.resets)
+        states = _by_the_rules(targets, flags) if verdict is None else verdict.walked
+        tour.walked(targets, states)
+        silent = 0 if states else silent + 1
+
+
+def _program(targets: bytes, *, reset: bool) -> dict[str, Any]:
+    script = Script(reset=reset)
+    script.save("stream")
+    script.set(S.RUNNING)
+    script.op("walk", fd="d", targets=base64.b64encode(targets).decode(), stream="stream")
+    return script.to_json()
+
+
+def _by_the_rules(targets: bytes, flags: Mig) -> bytes:
+    """The states of a device that keeps every rule."""
+    state: State = S.RUNNING
+    states = bytearray()
+    for target in targets:
+        state = S.RUNNING if target == RESET else reachable_by_set(state, [target], flags)
+        states.append(state)
+    return bytes(states)
