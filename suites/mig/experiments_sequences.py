@@ -56,11 +56,9 @@ def every_sequence_up_to_the_depth(
             f"{rig.device_id}: every sequence up to {tour.complete} instead of {depth}, "
             f"{tour.total - tour.remaining} of {tour.total} in all: --budget"
         )
-    if tour.dropped:
-        rig.notes.append(
-            f"{rig.device_id}: {tour.given_up} sequences were given up, for these went wrong each time: "
-            + "; ".join(map(str, tour.dropped[:5]))
-        )
+    if tour.given_up:
+        why = "; ".join(map(str, tour.dropped[:5])) or "GET never reported what the model expects"
+        rig.notes.append(f"{rig.device_id}: {tour.given_up} sequences were given up: {why}")
 
 
 @experiment(

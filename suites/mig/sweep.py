@@ -15,8 +15,8 @@ from suites.mig.tour_graph import RESET
 
 __all__ = ["sweep_programs"]
 
-_SILENT = 2
-"""So many programs in a row of which no step came back end the sweep."""
+_VAIN = 2
+"""So many programs in a row that were cut short before they came to anything new end the sweep."""
 
 
 def sweep_programs(
@@ -30,17 +30,17 @@ def sweep_programs(
     given a whole stream, so that it can be left.  `tour`: the caller's own, to see how far it came.
     """
     tour = tour or Tour(flags, depth)
-    silent = 0
-    while silent < _SILENT:
+    vain = 0
+    while vain < _VAIN:
         limit = chunk if isinstance(chunk, int) else chunk()
         tour.restart()
         targets = tour.next_targets(limit) if limit > 0 else b""
         if not targets:
             return
+        before = tour.remaining, tour.surprises
         verdict = yield _program(targets, reset=tour.resets)
-        states = _by_the_rules(targets, flags) if verdict is None else verdict.walked
-        tour.walked(targets, states)
-        silent = 0 if states else silent + 1
+        tour.walked(targets, _by_the_rules(targets, flags) if verdict is None else verdict.walked)
+        vain = vain + 1 if (tour.remaining, tour.surprises) == before else 0
 
 
 def _program(targets: bytes, *, reset: bool) -> dict[str, Any]:

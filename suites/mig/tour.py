@@ -21,7 +21,8 @@ ways to even it out are added (`suites/mig/tour_route.py`), resets among them.
 **Surprises.**  Where GET reports another state than the model's, the windows with that step in them do not
 count; they are planned again when the others of their length are walked.  From there on what is walked
 counts again, from the state that was reported.  What surprised twice and never went well is not tried any
-more, the shortest window of it: `Tour.dropped`.
+more, the shortest window of it: `Tour.dropped`.  A device on which nothing new comes of walk after walk (it
+cannot be brought to RUNNING, for example) ends the tour: `Tour.stuck`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ __all__ = ["Dropped", "Tour"]
 _SET_WEIGHT, _ARC_WEIGHT = 1, 8
 _TRIES = 2
 """A window that surprised so often is dropped; so many resets are asked for in a row to leave ERROR."""
+_VAIN = 20
+"""So many walks in a row that bring nothing new, not even a first or a last try, end the tour."""
 _WARY = 64
 """Targets in one go after a walk that ended in ERROR: all that follows ERROR is lost."""
 
@@ -72,7 +75,14 @@ class Tour:
             self._graphs.append(Graph(flags, order, reset_cost is not None, lower))
         self._letters = self._graphs[0].letters
         self._index = {target: letter for letter, target in enumerate(self._letters)}
-        self._reset_weight = round(_ARC_WEIGHT * (reset_cost or 0)) + _SET_WEIGHT
+        reset = round(_ARC_WEIGHT * (reset_cost or 0)) + _SET_WEIGHT
+        self._weights = [
+            [
+                reset if g.letters[e % g.width] == RESET else _SET_WEIGHT + _ARC_WEIGHT * arcs
+                for e, arcs in enumerate(g.arcs)
+            ]
+            for g in self._graphs
+        ]
         self._done = [bytearray(len(g.head)) for g in self._graphs]
         """For each edge whether it went well."""
         self._open = [set(e for e, must in enumerate(g.required) if must) for g in self._graphs]
@@ -81,6 +91,7 @@ class Tour:
         self._failed: dict[tuple[int, int], list[int]] = {}
         """(order - 1, edge) -> the states reported, where they were not the model's."""
         self._barred: list[set[int]] = [set() for _ in self._graphs]
+        self._known_closed: dict[int, set[int]] = {}
         self.dropped: list[Dropped] = []
         self.given_up = 0
         """Windows that were dropped, and those that cannot be walked without one that was."""
@@ -92,6 +103,10 @@ class Tour:
         """What `next_targets` gave: (target, how many edges of the trail that takes)."""
         self._limit = 1 << 30
         self._resets_in_vain = 0
+        self._news, self._vain = False, 0
+        """Whether this walk brought anything new; how many in a row did not."""
+        self.stuck = False
+        """The device is so far from the model that walks brought nothing new any more: all was given up."""
         self.sets_walked = self.arcs_walked = self.resets_walked = self.surprises = 0
 
     @property
@@ -122,7 +137,8 @@ class Tour:
         self._resets_in_vain = 0
 
     def next_targets(self, limit: int) -> bytes:
-        """The next targets to walk, RESET among them; b"" where nothing is left or nothing can be done.
+        """The next targets to walk, RESET among them; b"" where nothing is left that can be reached from
+        here (after a surprise it may take a `restart`).
 
         At most `limit`, but always as many as it takes to come to the next window and walk it.  Gives the
         same again until `walked` or `restart` is called.
@@ -134,8 +150,8 @@ class Tour:
             self._given = [(RESET, 0)] if may else []
             return bytes(t for t, _ in self._given)
         at, believed, taken = list(self._at), [set(edges) for edges in self._open], 0
-        place = len(self._trail)
-        while len(self._given) < limit:
+        place, new = len(self._trail), False
+        while len(self._given) < limit or not new:
             if not place:
                 before = len(self._trail)
                 self._plan(at, believed)
@@ -148,22 +164,27 @@ class Tour:
             lead = self._lead(at, order, edge, believed)
             if lead is None:
                 continue
-            if self._given and len(self._given) + len(lead) >= limit:
+            if new and len(self._given) + len(lead) >= limit:
                 break
             for letter in lead:
-                self._believe(at, letter, believed)
+                new |= self._believe(at, letter, believed)
                 self._given.append((self._letters[letter], 0))
             letter = edge % len(self._letters)
-            self._believe(at, letter, believed)
+            new |= self._believe(at, letter, believed)
             self._given.append((self._letters[letter], taken))
             taken = 0
         return bytes(target for target, _ in self._given)
 
-    def _believe(self, at: list[int], letter: int, believed: list[set[int]]) -> None:
+    def _believe(self, at: list[int], letter: int, believed: list[set[int]]) -> bool:
+        """Go on as the model does; whether that walks a window that is still to be walked."""
+        new = False
         for n, graph in enumerate(self._graphs):
             edge = at[n] * graph.width + letter
-            believed[n].discard(edge)
+            if edge in believed[n]:
+                believed[n].remove(edge)
+                new = True
             at[n] = graph.head[edge]
+        return new
 
     def _lead(self, at: list[int], n: int, edge: int, believed: list[set[int]]) -> list[int] | None:
         """Letters of the way to an edge of the trail; None where it is barred, or of no use any more."""
@@ -175,18 +196,10 @@ class Tour:
         if edge not in believed[n]:
             return None  # it was there to lead on, and somewhere else the walk goes on
         closed = self._closed(n)
-        way = shortest(at[n], {edge // graph.width}, graph.head, self._weights(n), graph.width, closed)
+        way = shortest(at[n], {edge // graph.width}, graph.head, self._weights[n], graph.width, closed)
         return None if way is None else [e % graph.width for e in way]
 
     # -- planning
-    def _weights(self, n: int) -> list[int]:
-        graph = self._graphs[n]
-        reset = self._index.get(RESET, -1)
-        return [
-            self._reset_weight if e % graph.width == reset else _SET_WEIGHT + _ARC_WEIGHT * arcs
-            for e, arcs in enumerate(graph.arcs)
-        ]
-
     def _is_barred(self, n: int, edge: int) -> bool:
         """Whether an edge has a dropped window at its end."""
         node, letter = divmod(edge, len(self._letters))
@@ -198,9 +211,12 @@ class Tour:
         return False
 
     def _closed(self, n: int) -> set[int]:
-        if not any(self._barred[: n + 1]):
-            return set()
-        return {e for e in range(len(self._graphs[n].head)) if self._is_barred(n, e)}
+        """The edges of an order that are barred."""
+        if n not in self._known_closed:
+            some = any(self._barred[: n + 1])
+            edges = range(len(self._graphs[n].head)) if some else ()
+            self._known_closed[n] = {e for e in edges if self._is_barred(n, e)}
+        return self._known_closed[n]
 
     def _plan(self, at: list[int], believed: list[set[int]]) -> None:
         """Put in front of the trail how to walk all windows of the shortest length that has some left."""
@@ -208,17 +224,20 @@ class Tour:
             if not believed[n]:
                 continue
             closed = self._closed(n)
-            seen = reach(at[n], graph.head, graph.width, closed)
-            wanted = {e for e in believed[n] if seen[e // graph.width] and e not in closed}
-            lost = believed[n] - wanted
+            from_here = reach(at[n], graph.head, graph.width, closed)
+            ever = reach(graph.start, graph.head, graph.width, closed)
+            tails = {e: e // graph.width for e in believed[n]}
+            lost = {e for e, t in tails.items() if e in closed or not (from_here[t] or ever[t])}
             self.given_up += len(lost & self._open[n])
             self._open[n] -= lost
             believed[n] -= lost
+            wanted = {e for e in believed[n] if from_here[tails[e]]}
             if wanted:
-                weights = self._weights(n)
+                weights = self._weights[n]
                 walk = postman(at[n], wanted, graph.head, weights, graph.width, closed)
                 self._trail[:0] = [(n, edge) for edge in reversed(walk)]
-                return
+            if believed[n]:
+                return  # where none of them is wanted, it takes a restart to come to them
 
     # -- what came of it
     def walked(self, targets: bytes, states: bytes) -> None:
@@ -228,6 +247,7 @@ class Tour:
         They should be those of `next_targets`; where they are others, they count, and the tour plans anew.
         """
         given, self._given = self._given, []
+        before, self._news = self.surprises, False
         for n, (target, state) in enumerate(zip(targets, states, strict=False)):
             if n < len(given) and given[n][0] == target:
                 del self._trail[len(self._trail) - given[n][1] :]
@@ -235,6 +255,13 @@ class Tour:
                 given = []
                 self._trail.clear()
             self._step(target, state)
+        # A walk that was cut short brings nothing new, either, but that is not the device's fault.
+        self._vain = 0 if self._news else self._vain + (self.surprises > before)
+        if self._vain >= _VAIN:
+            self.stuck = True
+            self.given_up += self.remaining
+            self._open = [set() for _ in self._graphs]
+            self._trail.clear()
         self._limit = _WARY if self._at is None else min(self._limit * 2, 1 << 30)
 
     def _step(self, target: int, state: int) -> None:
@@ -255,6 +282,7 @@ class Tour:
             self.arcs_walked += first.arcs[edges[0]]
             for n, edge in enumerate(edges):
                 self._done[n][edge] = 1
+                self._news |= edge in self._open[n]
                 self._open[n].discard(edge)
                 self._at[n] = self._graphs[n].head[edge]
         else:
@@ -271,6 +299,7 @@ class Tour:
         for n, edge in enumerate(edges):
             reported = self._failed.setdefault((n, edge), [])
             reported.append(state)
+            self._news |= len(reported) == 1 and edge in self._open[n]
             if to_drop < 0 and len(reported) >= _TRIES and not self._done[n][edge]:
                 to_drop = n
         last = len(edges) - 1
@@ -280,6 +309,8 @@ class Tour:
             return
         edge = edges[to_drop]
         self._barred[to_drop].add(edge)
+        self._news = True
+        self._known_closed.clear()
         graph = self._graphs[to_drop]
         node, letter = divmod(edge, graph.width)
         context = graph.nodes[node]

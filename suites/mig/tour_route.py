@@ -71,7 +71,13 @@ def postman(
     width: int,
     closed: Collection[int],
 ) -> list[int]:
-    """Edges of a walk from `start` that has each wanted edge in it, all of which it can reach."""
+    """Edges of a cheapest walk from `start` that has each wanted edge in it, all of which it can reach.
+
+    Where closed edges leave no way from each wanted edge to each other, it is a walk to the nearest one, and
+    so on until none can be reached any more.
+    """
+    if not _joined(wanted, head, width, closed):
+        return _greedy(start, set(wanted), head, weight, width, closed)
     excess = [0] * (len(head) // width)
     for edge in wanted:
         excess[head[edge]] += 1
@@ -85,16 +91,57 @@ def postman(
         left[edge // width] += [edge] * times[edge]
     todo = {node for node, edges in enumerate(left) if edges}
     walk: list[int] = []
-    here = start
     while todo:
+        here = head[walk[-1]] if walk else start
         if here not in todo:
             way = shortest(here, todo, head, weight, width, closed)
             assert way is not None, "a wanted edge that cannot be reached"
             walk += way
-        here = head[walk[-1]] if walk else start
+            here = head[walk[-1]] if walk else start
         walk += _circuits(here, head, left)
-        here = head[walk[-1]]
         todo = {node for node in todo if left[node]}
+    return walk
+
+
+def _joined(wanted: Collection[int], head: Sequence[int], width: int, closed: Collection[int]) -> bool:
+    """Whether there is a way from each wanted edge to each other."""
+    first = next(iter(wanted)) // width
+    there = reach(first, head, width, closed)
+    into: list[list[int]] = [[] for _ in there]
+    for node, reached in enumerate(there):
+        for edge in range(node * width, (node + 1) * width) if reached else ():
+            if edge not in closed:
+                into[head[edge]].append(node)
+    back, stack = {first}, [first]
+    while stack:
+        for node in into[stack.pop()]:
+            if node not in back:
+                back.add(node)
+                stack.append(node)
+    return all(there[edge // width] and head[edge] in back for edge in wanted)
+
+
+def _greedy(
+    start: int,
+    wanted: set[int],
+    head: Sequence[int],
+    weight: Sequence[int],
+    width: int,
+    closed: Collection[int],
+) -> list[int]:
+    """A walk that has always the nearest wanted edge next, as far as there is a way."""
+    left: dict[int, list[int]] = {}
+    for edge in sorted(wanted, reverse=True):
+        left.setdefault(edge // width, []).append(edge)
+    walk: list[int] = []
+    here = start
+    while left and (way := shortest(here, left, head, weight, width, closed)) is not None:
+        node = head[way[-1]] if way else here
+        edge = left[node].pop()
+        if not left[node]:
+            del left[node]
+        walk += [*way, edge]
+        here = head[edge]
     return walk
 
 
