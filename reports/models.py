@@ -318,6 +318,8 @@ class Run(_Record):
     finished: Line = ""
     seed: int = 0
     budget: Line = ""
+    setup: dict[Line, Line] = {}
+    """What the run was told to run on, by option: it goes on (`--resume`) with the same only."""
     lab: Line = ""
     host: Line = ""
     command: Text = ""

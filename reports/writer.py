@@ -43,7 +43,8 @@ class RunWriter:
 
     `out_dir` must be empty or absent, except with `resume` (go on with a run that was cut short) or `attach`
     (a worker of the same run); anything else is a `UsageError`.  `about` holds the fields of `Run` that are
-    known at the start: suite, seed, budget, lab, host, command; on resume those of the first start stay.
+    known at the start (suite, seed, budget, lab, host, command, setup); on resume those of the first start
+    stay.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RunWriter:
         self.dir = Path(out_dir)
         self._journal = self.dir / JOURNAL
         self._waivers = tuple(waivers)
-        unknown = set(about) - {"suite", "seed", "budget", "lab", "host", "command"}
+        unknown = set(about) - {"suite", "seed", "budget", "lab", "host", "command", "setup"}
         if unknown:
             raise TypeError(f"RunWriter has no {', '.join(sorted(unknown))}")
         try:

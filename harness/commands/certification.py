@@ -32,7 +32,7 @@ def suite_arguments(
     lab: str,
     depth: int,
     budget: str | None,
-    seed: int,
+    seed: int | None,
     allure: bool = False,
 ) -> list[str]:
     """The arguments of pytest to run every chapter on these devices and keep the records in `out`.
@@ -44,10 +44,11 @@ def suite_arguments(
     args = [
         *map(str, chapters()), f"--rootdir={PROJECT}", "-c", str(PROJECT / "pyproject.toml"),
         "-p", "no:cacheprovider", *results, "--capture=no",
-        "--lab", lab, "--depth", str(depth), "--vfiocert-seed", str(seed),
+        "--lab", lab, "--depth", str(depth),
         "--out", str(out.resolve()),
     ]  # fmt: skip
     args += ["--budget", budget] if budget else []
+    args += ["--vfiocert-seed", str(seed)] if seed is not None else []
     for device in devices:
         args += ["--device", device]
     return args

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import time
 from pathlib import Path
 from typing import Annotated
@@ -114,7 +113,6 @@ def certify(
             raise UsageError(f"--module={file}: no such file; name a built FILE.ko")
     if lab != EMBEDDED and (kernel or flavour != "plain"):
         raise UsageError("--kernel and --flavour choose the embedded lab's kernel; leave them out with --lab")
-    chosen = seed if seed is not None else random.SystemRandom().randrange(1 << 31)
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{lab}"
     args = suite_arguments(
         [t.device.id for t in targets],
@@ -122,7 +120,7 @@ def certify(
         lab=lab,
         depth=depth,
         budget=budget,
-        seed=chosen,
+        seed=seed,
         allure=True,
     )
     args += [f"--clause={glob}" for glob in clause or ()]

@@ -91,6 +91,9 @@ PROFILE = Profile(
             "mtty_save_read() returns 0 when all available data has been read, in PRE_COPY as in STOP_COPY; "
             "the driver never returns ENOMSG"
         ),
+        "MIG-178": (
+            "mtty_save_fops has no poll: vfs_poll() then says always that the fd is readable, and the read gives 0"
+        ),
         "MIG-107": (
             "mtty_resume_write() returns -EFAULT for a header that fails validation, but has already copied "
             "the data and still adds its length to filled_size; mtty_load_state() assumes that the header "
