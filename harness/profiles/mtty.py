@@ -92,7 +92,7 @@ PROFILE = Profile(
             "the driver never returns ENOMSG"
         ),
         "MIG-178": (
-            "mtty_save_fops has no poll: vfs_poll() then says always that the fd is readable, and the read gives 0"
+            "mtty_save_fops has no poll, so vfs_poll() always says that the fd is readable; the read gives 0"
         ),
         "MIG-107": (
             "mtty_resume_write() returns -EFAULT for a header that fails validation, but has already copied "
