@@ -272,6 +272,12 @@ class DeviceResult(_Record):
     driver: Line = ""
     module_srcversion: Line = ""
     kernel: Line = ""
+    kind: Literal["", "hardware", "emulated", "modelled"] = ""
+    """Silicon; the work of QEMU or of a driver alone; or a driver whose silicon a model stands in for."""
+    stands_in: Line = ""
+    """What stands in for the silicon of a modelled device."""
+    driver_source: Line = ""
+    """What a modelled device's driver was compiled from, with its hash."""
     capabilities: dict[str, Any] = {}
     """What the device answered to PROBE, not what its version promises."""
     verdict: RunVerdict = "inconclusive"

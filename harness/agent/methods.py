@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Methods"]
 
-_KINDS = {"str": str, "int": int, "list": list, "dict": dict}
+_KINDS = {"str": str, "int": int, "bool": bool, "list": list, "dict": dict}
 _FIRST_FREE_FILES = "/run"
 
 
@@ -52,7 +52,7 @@ class Methods:
             ),
             "forbid_reset": (self.provisioner.forbid_reset, {"device": "dict"}),
             "load_module": (self.provisioner.load_module, {"name": "str"}),
-            "sriov": (self.provisioner.sriov, {"device": "dict", "numvfs": "int"}),
+            "sriov": (self.provisioner.sriov, {"device": "dict", "numvfs": "int", "autoprobe?": "bool"}),
             "insmod": (self.provisioner.insmod, {"name": "str", "image_b64": "str"}),
             "undo": (self._undo, {"run?": "str"}),
             "lease": (self._lease, {"keys": "list", "holder": "str"}),

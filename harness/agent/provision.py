@@ -360,8 +360,11 @@ class Provisioner:
         return "undone"
 
     # -- SR-IOV
-    def sriov(self, device: dict[str, Any], numvfs: int) -> dict[str, Any]:
-        """Set the number of virtual functions; return {"vfs": [BDF..]}."""
+    def sriov(self, device: dict[str, Any], numvfs: int, autoprobe: bool | None = None) -> dict[str, Any]:
+        """Set the number of virtual functions; return {"vfs": [BDF..]}.
+
+        `autoprobe` says whether drivers may take new ones by themselves; None leaves that as it is.
+        """
         path = self.sysfs.path(device) if "pci" in device else None
         if path is None or not 0 <= numvfs <= _MAX_VFS:
             raise Failure("usage", "sriov: %.100r is not a PCI device here, or numvfs=%d" % (device, numvfs))
@@ -370,6 +373,7 @@ class Provisioner:
         if not old.isdigit():
             raise Failure("lab", "%s has no SR-IOV" % device["pci"])
         if int(old) != numvfs:
+            self._set_autoprobe(path, autoprobe)
             self.journal.before(
                 {"undo": "sriov", "subject": device["pci"], "device": device["pci"], "numvfs": int(old)}
             )
@@ -379,6 +383,13 @@ class Provisioner:
                 _write(file, "%d" % numvfs)
         links = sorted((n for n in os.listdir(path) if n.startswith("virtfn")), key=lambda n: int(n[6:] or 0))
         return {"vfs": [os.path.basename(os.readlink(os.path.join(path, name))) for name in links]}
+
+    def _set_autoprobe(self, path: str, wanted: bool | None) -> None:
+        file = os.path.join(path, "sriov_drivers_autoprobe")
+        was, value = read_text(file), "1" if wanted else "0"
+        if wanted is not None and was != value:
+            self.journal.before({"undo": "parameter", "subject": file, "value": was})
+            _write(file, value)
 
     def _undo_sriov(self, step: dict[str, Any]) -> str:
         path = self.sysfs.path({"pci": step["device"]})

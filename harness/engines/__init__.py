@@ -26,6 +26,7 @@ from functools import cache
 from typing import Any, Literal
 
 from harness.errors import HarnessError
+from harness.profiles import Mutation, StateRegion
 from harness.program.script import Script
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Traffic",
     "Wake",
     "engine_for",
+    "engine_names",
     "load_engine",
     "u32",
     "u64",
@@ -119,6 +121,10 @@ class Engine:
     cost_ms: float = 0.5
     irq_index: int = 1
     wake: Wake | None = None
+    state_regions: tuple[StateRegion, ...] = ()
+    mutate: tuple[Mutation, ...] = ()
+    """Registers of such a function that are its state, and writes that change them: for a model that migrates
+    one, whose driver's profile cannot know them."""
 
     def can(self, gift: Gift) -> bool:
         """Whether the engine has this gift."""
@@ -259,14 +265,18 @@ _FILES = ("edu", "nvme", "reference")
 
 
 @cache
+def engine_names() -> tuple[str, ...]:
+    """Names of all engines."""
+    return tuple(importlib.import_module(f"{__name__}.{f}").ENGINE.name for f in _FILES)
+
+
 def load_engine(name: str) -> Engine:
     """The engine called `name`; HarnessError with the valid names if there is none."""
     for file in _FILES:
         engine = importlib.import_module(f"{__name__}.{file}").ENGINE
         if engine.name == name and isinstance(engine, Engine):
             return engine
-    names = ", ".join(importlib.import_module(f"{__name__}.{f}").ENGINE.name for f in _FILES)
-    raise HarnessError(f"engine {name!r} is not one of {names}")
+    raise HarnessError(f"engine {name!r} is not one of {', '.join(engine_names())}")
 
 
 def engine_for(

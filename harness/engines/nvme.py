@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.engines import DmaReach, Engine, Probe, Step, Traffic, Wake, u32, u64
+from harness.profiles import Mutation, RegionWrite, StateRegion
 
 __all__ = ["ENGINE"]
 
@@ -21,6 +22,13 @@ _ENTRIES = 32
 _ENABLE = 1 | 6 << 16 | 4 << 20  # entries of 64 bytes to submit, of 16 for completions
 _IDENTIFY, _CNS_CONTROLLER = 0x06, 1
 _QUEUES = 0x7F00_0000
+# While it is disabled these are registers like any other; CC is not: it says that it is disabled.
+_STATE = (StateRegion(_BAR, _AQA, 0x14, 4),)
+_MUTATE = (
+    Mutation("queue-sizes", (RegionWrite(_BAR, _AQA, bytes.fromhex("1f000f00")),)),
+    Mutation("submission-queue", (RegionWrite(_BAR, _ASQ, bytes.fromhex("00305a5a")),)),
+    Mutation("completion-queue", (RegionWrite(_BAR, _ACQ, bytes.fromhex("0050c33c")),)),
+)
 _MEM = "nvmequeues"
 _READY_MS, _COMMAND_MS = 30_000, 10_000
 _DEAD_MS, _ALIVE_MS = 100, 10_000
@@ -88,5 +96,7 @@ ENGINE = Engine(
         alive=["wait", _BAR, _CSTS, 4, 3, 1, _ALIVE_MS],
         end=(u32(_BAR, _CC, 0),),
     ),
+    state_regions=_STATE,
+    mutate=_MUTATE,
 )
 _NvmeTraffic.engine = ENGINE

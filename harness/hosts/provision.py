@@ -23,7 +23,7 @@ from typing import Any
 
 from harness.errors import HarnessError, LabError, UsageError
 from harness.hosts.host import Host
-from harness.hosts.inventory.models import DeviceSpec
+from harness.hosts.inventory.models import DeviceSpec, VfSpec
 from harness.hosts.lease import leased
 from harness.probes.access import probe_access
 from harness.probes.device import probe_device
@@ -159,8 +159,10 @@ def provisioned(
             )
             # vfio-pci resets a device when it is opened and closed, and a reset of the PF resets its VFs too.
             host.agent.call("forbid_reset", device=pf)
+        if pf is not None and function is not None and function.core is not None:
+            _bind_core(host, pf, function.core, where)
         if pf is not None and function is not None and not described.get("exists"):
-            _make_functions(host, pf, wire, function.count, where)
+            _make_functions(host, pf, wire, function, where)
             # Only now its IOMMU group is known, which the lease must cover too.
             _refuse(where, describe(host, device, wire), may_be_made=False)
             stack.enter_context(leased(host.agent, [wire], holder))
@@ -194,9 +196,30 @@ def _only_one(host: Host, device: DeviceSpec) -> Iterator[None]:
         host.prepares = ""
 
 
+def _bind_core(host: Host, pf: Mapping[str, Any], core: str, where: str) -> None:
+    """The PF gets the driver that its VFs' driver works through, unless it has it."""
+    now = host.agent.call("describe_device", device=dict(pf))
+    if not isinstance(now, Mapping) or not now.get("exists"):
+        raise LabError(f"{where}: vf_of='{pf['pci']}' is not a PCI device of this host")
+    if now.get("driver") == core:
+        return
+    if now.get("sriov_numvfs"):
+        raise LabError(
+            f"{where}: '{pf['pci']}' has VFs and driver {now.get('driver')}, not {core}: they would go, too"
+        )
+    host.agent.call("load_module", deadline_s=_PROVISION_S, name=core)
+    done = host.agent.call(
+        "rebind", deadline_s=_PROVISION_S, device=dict(pf), override=core, steps=["unbind", "probe"]
+    )
+    seen = done.get("seen") if isinstance(done, Mapping) else None
+    if not seen or seen[-1].get("driver") != core:
+        raise LabError(f"{where}: '{pf['pci']}' did not take driver {core}; the kernel log says why")
+
+
 def _make_functions(
-    host: Host, pf: Mapping[str, Any], wire: Mapping[str, Any], count: int, where: str
+    host: Host, pf: Mapping[str, Any], wire: Mapping[str, Any], function: VfSpec, where: str
 ) -> None:
+    count = function.count
     now = host.agent.call("describe_device", device=dict(pf))
     if not isinstance(now, Mapping) or not now.get("exists"):
         raise LabError(f"{where}: vf_of='{pf['pci']}' is not a PCI device of this host")
@@ -211,7 +234,9 @@ def _make_functions(
         )
     if count > total:
         raise LabError(f"{where}: vf_of.count={count} is more than the {total} VFs of '{pf['pci']}'")
-    made = host.agent.call("sriov", deadline_s=_PROVISION_S, device=dict(pf), numvfs=count)
+    # Other drivers must not look at a VF whose PF's driver has a use for it.
+    quiet = {} if function.core is None else {"autoprobe": False}
+    made = host.agent.call("sriov", deadline_s=_PROVISION_S, device=dict(pf), numvfs=count, **quiet)
     functions = list(made.get("vfs") or ()) if isinstance(made, Mapping) else []
     if wire["pci"] not in functions:
         raise LabError(
@@ -410,7 +435,7 @@ def _ready(
         **probe_iommu(host.agent, entry, where),
     }
     capabilities["mmap_bar"] = has_mmap_bar(capabilities)
-    profile = load_profile(device.profile)
+    profile = device.full_profile
     capabilities |= probe_engine(host.agent, entry, where, profile.engine, capabilities)
     programs = {f"dev{n}": each for n, each in enumerate((entry, *companions))}
     capabilities["virtual_function"] = bool(now.get("physfn"))

@@ -26,7 +26,7 @@ from harness.lab.image import base_image
 from harness.lab.instance import Instance
 from harness.lab.keeper import owned, start_time
 from harness.lab.kernel import KernelBuild, load_kernel, obtain_kernel
-from harness.lab.machine import command_line, find_qemu, plugged_devices
+from harness.lab.machine import command_line, find_qemu, nvme_controller, plugged_devices
 from harness.lab.places import locked, run_dir
 from harness.progress import NoProgress, Progress
 
@@ -239,6 +239,17 @@ class EmbeddedLab:
                 idle_limit_s=self._state.idle_limit_s,
             )
             self._ready(report)
+
+    def plug(self, port: int) -> None:
+        """An NVMe controller with virtual functions at an empty root port (`SILICON_PORTS`), until a reset.
+
+        The guest finds it when it scans its buses.  UsageError where this QEMU's controller has no VFs;
+        LabError where QEMU does not take it, for instance because it is there already.
+        """
+        if not find_qemu().nvme_sriov:
+            raise UsageError(f"{find_qemu().version} has no NVMe controller with VFs; 7.2 and newer have")
+        with self._instance.qmp() as qmp:
+            qmp.execute("device_add", nvme_controller(port))
 
     def down(self) -> None:
         """Ends the lab and removes all of it; nothing to do where it is gone."""

@@ -26,7 +26,16 @@ from pathlib import Path
 from harness.errors import LabError, UsageError
 from harness.lab.places import cache_dir
 
-__all__ = ["Qemu", "command_line", "device_arguments", "find_qemu", "plugged_devices"]
+__all__ = [
+    "SILICON_PORTS",
+    "Qemu",
+    "command_line",
+    "device_arguments",
+    "find_qemu",
+    "nvme_controller",
+    "plugged_devices",
+    "root_port",
+]
 
 _PROGRAM = "qemu-system-x86_64"
 # panic=-1 with -no-reboot: a guest that panics ends QEMU, so that the caller does not wait in vain.
@@ -44,20 +53,33 @@ _DEVICES: tuple[tuple[str, str, str], ...] = (
     ("edu", "edu,addr=09.0,bus=pcie.0", "without an IOMMU"),
     ("igb", "igb,bus=port1", "SR-IOV network controller, QEMU 8.0 and newer"),
 )
-# QEMU refuses to load a saved machine with an `nvme` in it, so this one is plugged in after the load.  No
-# namespace: the admin queue is what tests use, and `nvme-ns` cannot be plugged in later.
-_PLUGGED_NVME = {
-    "driver": "nvme",
-    "id": "nvme0",
-    "bus": "port0",
-    "subsys": "subsys0",
-    "serial": "vfiocert",
-    "max_ioqpairs": 10,
-    "msix_qsize": 16,
-    "sriov_max_vfs": 4,
-    "sriov_vq_flexible": 8,
-    "sriov_vi_flexible": 4,
-}
+SILICON_PORTS = range(2, 8)
+"""Root ports that are empty until a modelled device is wanted: each has room for one controller with VFs."""
+
+
+def root_port(number: int) -> str:
+    """The PCI address of root port `number`, one of `SILICON_PORTS`."""
+    return f"0000:00:0a.{number - SILICON_PORTS.start}"
+
+
+def nvme_controller(number: int) -> dict[str, object]:
+    """Arguments of QMP's `device_add` for an NVMe controller with virtual functions at root port `number`.
+
+    QEMU refuses to load a saved machine with an `nvme` in it, so it is plugged in after the load.  No
+    namespace: the admin queue is what tests use, and `nvme-ns` cannot be plugged in later.
+    """
+    return {
+        "driver": "nvme",
+        "id": f"nvme{number}",
+        "bus": f"port{number}",
+        "subsys": f"subsys{number}",
+        "serial": "vfiocert" if number == 0 else f"vfiocert{number}",
+        "max_ioqpairs": 10,
+        "msix_qsize": 16,
+        "sriov_max_vfs": 4,
+        "sriov_vq_flexible": 8,
+        "sriov_vi_flexible": 4,
+    }
 
 
 @dataclass(frozen=True)
@@ -145,6 +167,15 @@ def command_line(
         "pcie-root-port,id=port1,chassis=2,slot=2,addr=08.0,bus=pcie.0,hotplug=off,"
         "bus-reserve=2,mem-reserve=4M",
     ]
+    for n in SILICON_PORTS:
+        place = f"addr=0a.{n - SILICON_PORTS.start}" + (
+            ",multifunction=on" if n == SILICON_PORTS.start else ""
+        )
+        argv += [
+            "-device",
+            f"pcie-root-port,id=port{n},chassis={n + 1},slot={n + 1},{place},power_controller_present=off,"
+            "bus-reserve=2,mem-reserve=4M",
+        ]
     if resume is not None:
         argv += ["-incoming", f"exec:exec cat {_shell_quoted(str(resume))}", *device_arguments(qemu)]
     return argv
@@ -157,13 +188,14 @@ def device_arguments(qemu: Qemu) -> list[str]:
         if name in qemu.devices:
             argv += ["-device", device]
     if qemu.nvme_sriov:
-        argv += ["-device", "nvme-subsys,id=subsys0"]
+        for n in (0, *SILICON_PORTS):
+            argv += ["-device", f"nvme-subsys,id=subsys{n}"]
     return argv
 
 
 def plugged_devices(qemu: Qemu) -> list[dict[str, object]]:
     """Arguments of QMP's `device_add` for devices that can be added only to a running machine."""
-    return [dict(_PLUGGED_NVME)] if qemu.nvme_sriov else []
+    return [nvme_controller(0)] if qemu.nvme_sriov else []
 
 
 def _shell_quoted(text: str) -> str:

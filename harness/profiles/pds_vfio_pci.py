@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """AMD Pensando Ethernet virtual functions (drivers/vfio/pci/pds).
 
-A failed suspend or a firmware recovery puts the device into ERROR; firmware holds the state.
+Firmware holds the state, and the PF's driver (pds_core) must be bound.  A failed command leaves the device in
+the state it was in; only a recovery of the firmware puts it into ERROR (pci_drv.c, pds_vfio_recovery()).
+The state is at most 64 KiB, and the driver gives firmware no word of how much of it was written.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def render_junit(run: Run) -> str:
         for name, value in (
             ("driver", device.driver),
             ("kernel", device.kernel),
+            ("kind", device.kind),
             ("verdict", device.verdict),
         ):
             ET.SubElement(properties, "property", name=name, value=value)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from reports.listing import SYMBOLS, finding_lines
-from reports.models import Run, verdict_counts
+from reports.models import DeviceResult, Run, verdict_counts
 from reports.text import one_line
 
 __all__ = ["print_summary", "summary_lines"]
@@ -25,6 +25,10 @@ _MAX_FINDINGS = 20
 _MAX_DEVICES = 200
 
 
+def _what(device: DeviceResult) -> str:
+    return f"{device.kind}: {device.stands_in}" if device.stands_in else device.kind
+
+
 def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
     """The lines, each with the verdict that colours it, or with an empty verdict."""
     rows: list[tuple[str, str]] = []
@@ -33,7 +37,7 @@ def _rows(run: Run, out_dir: str) -> list[tuple[str, str]]:
         counts = verdict_counts(device.clauses)
         tally = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _ORDER if verdict in counts)
         rows.append((device.verdict, f"{SYMBOLS[device.verdict]} {device.id}: {device.verdict_line()}"))
-        facts = [device.driver, device.kernel and f"Linux {device.kernel}"]
+        facts = [device.driver, device.kernel and f"Linux {device.kernel}", _what(device)]
         rows.append(("", f"  {', '.join(fact for fact in facts if fact)}") if any(facts) else ("", ""))
         rows.append(("", f"  clauses: {tally or 'none'}"))
         if device.arcs:

@@ -64,6 +64,14 @@ _EMBEDDED: tuple[dict[str, Any], ...] = (
         "profile": "vfio_pci",
         "vf_of": {"pf": "0000:02:00.0", "pf_driver": "vfio-pci"},
     },
+    # The kernel's own variant drivers, each on a controller of its own (fixtures/silicon/*/silicon.yaml).
+    {
+        "id": "pds-vf0",
+        "pci": "0000:08:00.1",
+        "profile": "pds_vfio_pci",
+        "vf_of": {"pf": "0000:08:00.0", "count": 2, "core": "pds_core"},
+        "modelled": "nvme",
+    },
     {"id": "edu-noiommu", "pci": "0000:00:09.0", "profile": "vfio_pci", "noiommu": True},
     {"id": "mdpy0", "mdev": {"parent": "mdpy", "type": "mdpy-vga"}, "profile": "mdpy"},
     {"id": "mbochs0", "mdev": {"parent": "mbochs", "type": "mbochs-small"}, "profile": "mbochs"},

@@ -10,11 +10,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from harness.profiles import load_profile, profile_names
+from harness.engines import engine_names, load_engine
+from harness.profiles import Profile, load_profile, profile_names
 
 __all__ = ["DeviceSpec", "HostSpec", "Inventory", "JumpSpec", "LabSpec", "MdevSpec", "VfSpec"]
 
@@ -87,6 +89,12 @@ def _profile(value: str) -> str:
     return value.replace("-", "_")
 
 
+def _engine(value: str) -> str:
+    if value not in engine_names():
+        raise ValueError(f"is not an engine: {', '.join(engine_names())}")
+    return value
+
+
 def _mdev_parent(value: str) -> str:
     if not _BDF.match(value) and not _WORD.match(value):
         raise ValueError("is neither a name under /sys/devices/virtual nor dddd:bb:dd.f")
@@ -145,11 +153,20 @@ class VfSpec(_Strict):
     """A virtual function to create: on the physical function `pf`, at least `count` of them.
 
     `pf_driver` is a VFIO driver that the PF is bound to first; the run then holds both, and VF tokens apply.
+    `core` is the PF's own driver, which a VF's driver works through (pds_core): it is bound first, too, and
+    no driver but the wanted one takes a VF.
     """
 
     pf: Bdf
     count: Annotated[int, Field(ge=1, le=65535)] = 1
     pf_driver: Id | None = None
+    core: Id | None = None
+
+    @model_validator(mode="after")
+    def _one_driver(self) -> VfSpec:
+        if self.pf_driver is not None and self.core is not None:
+            raise ValueError("has pf_driver and core: a PF has one driver")
+        return self
 
 
 class DeviceSpec(_Strict):
@@ -165,6 +182,8 @@ class DeviceSpec(_Strict):
     module: FilePath | None = None
     options: Mapping[str, str | int | bool] = Field(default_factory=dict)
     vf_of: VfSpec | Bdf | None = None
+    modelled: Annotated[str, AfterValidator(_engine)] | None = None
+    """It lacks its silicon: a model stands behind its driver, on a function of this kind (an engine)."""
     noiommu: bool = False
     """No IOMMU protects the host from it: bound in no-IOMMU mode, on the embedded lab only."""
     companions: tuple[Bdf, ...] = ()
@@ -186,6 +205,15 @@ class DeviceSpec(_Strict):
     def virtual_function(self) -> VfSpec | None:
         """`vf_of` written out, or None."""
         return VfSpec(pf=self.vf_of) if isinstance(self.vf_of, str) else self.vf_of
+
+    @property
+    def full_profile(self) -> Profile:
+        """The profile, with the state that the function behind a model shows."""
+        profile = load_profile(self.profile)
+        if self.modelled is None:
+            return profile
+        function = load_engine(self.modelled)
+        return replace(profile, state_regions=function.state_regions, mutate=function.mutate)
 
     @property
     def wanted_driver(self) -> str | None:

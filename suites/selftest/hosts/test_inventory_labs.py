@@ -85,7 +85,7 @@ BAD = [
         "prof: mtty\n",
         19,
         "labs.rack7.devices[1].prof is not a key here: "
-        "id, host, pci, mdev, mock, profile, driver, module, options, vf_of, noiommu, companions",
+        "id, host, pci, mdev, mock, profile, driver, module, options, vf_of, modelled, noiommu, companions",
     ),
     (
         "unknown key of a jump",
