@@ -264,12 +264,12 @@ def u64(region: int, offset: int, value: int) -> list[Step]:
 _FILES = ("edu", "nvme", "reference")
 
 
-@cache
 def engine_names() -> tuple[str, ...]:
     """Names of all engines."""
     return tuple(importlib.import_module(f"{__name__}.{f}").ENGINE.name for f in _FILES)
 
 
+@cache
 def load_engine(name: str) -> Engine:
     """The engine called `name`; HarnessError with the valid names if there is none."""
     for file in _FILES:

@@ -71,6 +71,7 @@ class _NvmeTraffic(Traffic):
         done = 4096 + 16 * place + 12  # last word of the completion: command id, phase, status
         after = (place + 1) % _ENTRIES
         return [
+            ["wait", _BAR, _CSTS, 4, 3, 1, 0],  # one that is not ready would be waited for in vain
             ["mem", _MEM, 64 * place, entry.hex()],
             u32(_BAR, _DOORBELL, after),
             ["memwait", _MEM, done, 4, 0x1FFFF, phase << 16 | cid, _COMMAND_MS],
