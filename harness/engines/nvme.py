@@ -30,7 +30,7 @@ _MUTATE = (
     Mutation("completion-queue", (RegionWrite(_BAR, _ACQ, bytes.fromhex("0050c33c")),)),
 )
 _MEM = "nvmequeues"
-_READY_MS, _COMMAND_MS = 30_000, 10_000
+_READY_MS, _COMMAND_MS = 30_000, 3_000
 _DEAD_MS, _ALIVE_MS = 100, 10_000
 
 

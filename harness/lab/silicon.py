@@ -29,9 +29,11 @@ from harness.progress import Progress
 __all__ = [
     "BuiltSilicon",
     "Silicon",
+    "build_changed",
     "build_silicon",
     "check_copy",
     "driver_digest",
+    "driver_source",
     "read_silicon",
     "silicon_drivers",
 ]
@@ -121,10 +123,39 @@ def build_silicon(kernel: KernelBuild, folder: Path, progress: Progress) -> Buil
     byte, what the kernel's source has; UsageError where the kernel has no source.
     """
     silicon = read_silicon(folder)
+    source = driver_source(kernel, silicon)
+    modules, copy = _build(kernel, folder, silicon, _driver_files(source), progress)
+    check_copy(copy, source)
+    digest = driver_digest(source)
+    known = silicon.mainline.get(kernel.release.split("-")[0])
+    return BuiltSilicon(
+        modules[silicon.model], modules[silicon.module], digest, None if known is None else known == digest
+    )
+
+
+def build_changed(kernel: KernelBuild, folder: Path, driver: Path, progress: Progress) -> Path:
+    """The driver's module built from the files in `driver` instead of the kernel's: a defect seeded into it.
+
+    LabError with the compiler's words where it does not build, and where it comes out as the kernel's own.
+    """
+    silicon = read_silicon(folder)
+    changed = _build(kernel, folder, silicon, _driver_files(driver), progress)[0][silicon.module]
+    if changed.read_bytes() == build_silicon(kernel, folder, progress).driver.read_bytes():
+        raise LabError(f"{driver}: what is changed there changes nothing of module {silicon.module}")
+    return changed
+
+
+def driver_source(kernel: KernelBuild, silicon: Silicon) -> Path:
+    """The driver's folder in the kernel's source; UsageError where the kernel has none."""
     if kernel.source_tree is None:
         raise UsageError(f"kernel {kernel.release} has no source to take {silicon.source} from")
-    source = kernel.source_tree / silicon.source
-    driver = _driver_files(source)
+    return kernel.source_tree / silicon.source
+
+
+def _build(
+    kernel: KernelBuild, folder: Path, silicon: Silicon, driver: Mapping[str, bytes], progress: Progress
+) -> tuple[Mapping[str, Path], Path]:
+    """The modules by name, and the folder with the copy of the driver that was compiled."""
     model = {**source_files(folder.parent / silicon.function), **source_files(folder)}
     files = {
         "Kbuild": b"obj-m := model/ driver/\n",
@@ -135,18 +166,12 @@ def build_silicon(kernel: KernelBuild, folder: Path, progress: Progress) -> Buil
     # Headers ask for the symbol's macro; the kernel's own configuration has it off.
     options.append("KCFLAGS=" + " ".join(f"-D{symbol}_MODULE=1" for symbol in silicon.config))
     built = build_sources(kernel, f"{silicon.module} and its model", files, options, progress)
-    check_copy(built.source / "driver", source)
     by_name = {path.stem.replace("-", "_"): path for path in built.modules}
     for wanted in (silicon.model, silicon.module):
         if wanted not in by_name:
-            raise LabError(
-                f"{folder}: no module {wanted} was built, but {', '.join(sorted(by_name)) or 'none'}"
-            )
-    digest = driver_digest(source)
-    known = silicon.mainline.get(kernel.release.split("-")[0])
-    return BuiltSilicon(
-        by_name[silicon.model], by_name[silicon.module], digest, None if known is None else known == digest
-    )
+            said = ", ".join(sorted(by_name)) or "none"
+            raise LabError(f"{folder}: no module {wanted} was built, but {said}")
+    return by_name, built.source / "driver"
 
 
 def check_copy(copy: Path, source: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn, get_args
 import typer
 
 from harness import PROJECT
-from harness.commands.prove.core import patched_modules
+from harness.commands.prove.core import patched_driver, patched_modules
 from harness.commands.prove.defects import CORE, Defect, catalogue, check_defects, select_defects
 from harness.commands.prove.matrix import Matrix, build_matrix
 from harness.commands.prove.pool import Pool
@@ -247,9 +247,11 @@ def _seeded(job: Job, kernel: KernelBuild, progress: Progress) -> Job:
     """The job with what its defect puts into the lab, built once, before any lab is up."""
     if job.defect is None:
         return job
-    if job.defect.module != CORE:
+    if job.defect.patch is None:
         return replace(job, seeding=(f"{job.defect.module}={job.defect.name}",))
-    assert job.defect.patch is not None
+    if job.defect.module != CORE:
+        driver = patched_driver(kernel, job.defect.module, job.defect.patch, progress)
+        return replace(job, seeding=(str(driver),))
     built = patched_modules(kernel, job.defect.patch, progress)
     return replace(job, seeding=tuple(str(path) for path in built))
 

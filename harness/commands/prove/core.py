@@ -12,16 +12,18 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from harness.errors import LabError, UsageError
 from harness.lab.kernel import KernelBuild
 from harness.lab.outoftree import compilers_words, strip_debug
 from harness.lab.places import cache_dir, made_once, prune, use_directory
+from harness.lab.silicon import build_changed, driver_source, read_silicon, silicon_drivers
 from harness.lab.watched import watched
 from harness.progress import Progress
 
-__all__ = ["patched_modules"]
+__all__ = ["patched_driver", "patched_modules"]
 
 _RECIPE = 1
 _TIMEOUT_S = 900.0
@@ -45,6 +47,23 @@ def patched_modules(kernel: KernelBuild, patch: Path, progress: Progress) -> tup
             prune(final.parent)
     use_directory(final)
     return tuple(sorted(final.glob("*.ko")))
+
+
+def patched_driver(kernel: KernelBuild, module: str, patch: Path, progress: Progress) -> Path:
+    """The `.ko` of a driver that has a model once `patch` is applied to its source.
+
+    LabError with the words of patch or compiler where it does not apply or build, or changes nothing.
+    """
+    folder = silicon_drivers()[module]
+    silicon = read_silicon(folder)
+    with tempfile.TemporaryDirectory(prefix="vfiocert-driver-") as scratch:
+        copy = Path(scratch) / silicon.source
+        shutil.copytree(driver_source(kernel, silicon), copy)
+        _apply(patch, Path(scratch))
+        try:
+            return build_changed(kernel, folder, copy, progress)
+        except LabError as error:
+            raise LabError(f"{patch.name}: {error}") from None
 
 
 def _unpatched(kernel: KernelBuild, progress: Progress) -> Path:
@@ -102,7 +121,7 @@ def _apply(patch: Path, root: Path) -> None:
         raise LabError(f"{patch.name}: patch did not end within {_PATCH_TIMEOUT_S} s") from None
     if done.returncode != 0:
         words = " | ".join((done.stdout + done.stderr).strip().splitlines()[:4])
-        raise LabError(f"{patch.name} does not apply to this kernel's {_FOLDER}: {words[:400]}")
+        raise LabError(f"{patch.name} does not apply to this kernel's source: {words[:400]}")
 
 
 def _make(kernel: KernelBuild, folder: Path, log: Path, progress: Progress) -> None:

@@ -7,8 +7,9 @@ A driver's table is `fixtures/reference/*/defects.h`, whose lines its C code exp
     DEFECT_ON(name, "MIG-030", "...", "ref-minimal")     on another device than the driver's usual one
     DEFECT_DEBUG(name, "MIG-166", "...")                 seen by the debug kernel only
 
-A patch is `fixtures/core_patches/NAME.patch`, a unified diff against the kernel with a head of
-`Defect:`, `Breaks:`, `Device:` (and `Flavour:`) lines and a paragraph that says why an author would do it.
+A patch is `fixtures/core_patches/NAME.patch`, or `fixtures/silicon/DRIVER/defects/NAME.patch` for a driver
+that has a model: a unified diff against the kernel with a head of `Defect:`, `Breaks:`, `Device:` (and
+`Flavour:`) lines and a paragraph that says why an author would do it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from harness import PROJECT
 from harness.errors import HarnessError, UsageError
 from harness.hosts.inventory import embedded_devices
+from harness.lab.silicon import silicon_drivers
 from harness.spec.clause import by_id
 
 __all__ = [
@@ -55,7 +57,7 @@ _MAX_TABLE_BYTES = 1 << 20
 class Defect:
     """One rule broken on purpose: `clause` is the one it breaks, `device` the one it is tested on.
 
-    `module` is the kernel module with the knob, or `core`; then `patch` seeds the defect.
+    `module` is the kernel module with the knob; with a `patch` it is `core`, or the driver that is patched.
     """
 
     name: str
@@ -85,8 +87,11 @@ def parse_table(text: str, module: str, device: str, where: str) -> list[Defect]
     return found
 
 
-def parse_patch(text: str, path: Path) -> Defect:
-    """Parse a patch of the kernel's core into its defect; HarnessError for an incomplete head."""
+def parse_patch(text: str, path: Path, module: str = CORE) -> Defect:
+    """The defect that a patch seeds, of the kernel's core or of driver `module`.
+
+    HarnessError for a head that lacks something.
+    """
     head, found, _ = text.partition("\n--- ")
     values = {key: value for key, value in _HEAD.findall(head)}
     missing = [key for key in ("Defect", "Breaks", "Device") if not values.get(key)]
@@ -100,7 +105,7 @@ def parse_patch(text: str, path: Path) -> Defect:
     words = re.sub(r"^SPDX-License-Identifier: \S+ ", "", words)
     where = ", ".join(sorted({file.rpartition("/")[2] for file in files}))
     return Defect(
-        values["Defect"], CORE, values["Breaks"], words, values["Device"], values.get("Flavour", "plain"),
+        values["Defect"], module, values["Breaks"], words, values["Device"], values.get("Flavour", "plain"),
         where, path,
     )  # fmt: skip
 
@@ -116,6 +121,9 @@ def catalogue(fixtures: Path = FIXTURES) -> tuple[Defect, ...]:
         found += parse_table(text, module, device, f"{table.parent.name}/{table.name}")
     for patch in sorted(fixtures.glob("core_patches/*.patch")):
         found.append(parse_patch(patch.read_text(encoding="utf-8", errors="replace"), patch))
+    for module, folder in silicon_drivers().items() if fixtures == FIXTURES else ():
+        for patch in sorted(folder.glob("defects/*.patch")):
+            found.append(parse_patch(patch.read_text(encoding="utf-8", errors="replace"), patch, module))
     names = [d.name for d in found]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:

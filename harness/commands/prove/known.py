@@ -22,6 +22,7 @@ NOT_GOLDEN: Mapping[str, str] = {
     "mtty1": "the kernel's sample driver, which breaks rules of its own",
     "mdpy0": "the kernel's sample driver, which breaks rules of its own",
     "mbochs0": "the kernel's sample driver, which breaks rules of its own",
+    "pds-vf0": "a driver of the kernel, run untouched, which breaks rules of its own (docs/mainline.md)",
     "iommufd-mock": "the kernel's mock, which breaks rules of its own",
 }
 """Devices with true findings, whose causes are in the profile; a finding on any other is a false alarm."""

@@ -103,7 +103,7 @@ def test_what_is_loaded_is_the_kernels_driver_and_our_model(vf, embedded_lab):
 
 
 def test_modprobe_knows_both_as_on_a_real_host(vf):
-    """Verify: the driver's line of modules.dep has the model, its alias leads from the silicon's ids to it."""
+    """Verify: modules.dep has the model for the driver; its alias leads from the ids of the silicon to it."""
     host, _ = vf
     dep = said(host, "grep ^pds-vfio-pci.ko: /lib/modules/$(uname -r)/modules.dep")
     assert "pds_core.ko" in dep.split()
