@@ -64,6 +64,9 @@ class Silicon(BaseModel):
     """The root port of the lab's machine that its controller is plugged into; no two have the same."""
     vfs: Annotated[int, Field(ge=1, le=4)] = 1
     """How many virtual functions its controller is to have."""
+    renames: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.h$")] | None = None
+    """A header of this folder that is put in front of every file of both: for a model that cannot export a
+    symbol by its own name, for the lab's kernel does."""
     mainline: Mapping[str, _Sha256] = Field(default_factory=dict)
     """Kernel release -> sha256 over the driver's files as that release has them (`BuiltSilicon.sha256`)."""
 
@@ -113,6 +116,8 @@ def read_silicon(folder: Path) -> Silicon:
         raise UsageError(f"{file}: {wrong}") from None
     if not (folder.parent / silicon.function).is_dir():
         raise UsageError(f"{file}: function='{silicon.function}' is no folder of {folder.parent}")
+    if silicon.renames is not None and not (folder / silicon.renames).is_file():
+        raise UsageError(f"{file}: renames='{silicon.renames}' is no file of {folder}")
     return silicon
 
 
@@ -158,7 +163,7 @@ def _build(
     """The modules by name, and the folder with the copy of the driver that was compiled."""
     model = {**source_files(folder.parent / silicon.function), **source_files(folder)}
     files = {
-        "Kbuild": b"obj-m := model/ driver/\n",
+        "Kbuild": _kbuild(silicon),
         **{f"model/{name}": data for name, data in model.items()},
         **{f"driver/{name}": data for name, data in driver.items()},
     }
@@ -172,6 +177,13 @@ def _build(
             said = ", ".join(sorted(by_name)) or "none"
             raise LabError(f"{folder}: no module {wanted} was built, but {said}")
     return by_name, built.source / "driver"
+
+
+def _kbuild(silicon: Silicon) -> bytes:
+    lines = ["obj-m := model/ driver/"]
+    if silicon.renames is not None:
+        lines.append(f"subdir-ccflags-y := -include $(src)/model/{silicon.renames}")
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def check_copy(copy: Path, source: Path) -> None:

@@ -72,6 +72,13 @@ _EMBEDDED: tuple[dict[str, Any], ...] = (
         "vf_of": {"pf": "0000:08:00.0", "count": 2, "core": "pds_core"},
         "modelled": "nvme",
     },
+    {
+        "id": "virtio-vf0",
+        "pci": "0000:0b:00.1",
+        "profile": "virtio_vfio_pci",
+        "vf_of": {"pf": "0000:0b:00.0", "count": 2, "core": "virtio_pci_admin"},
+        "modelled": "nvme",
+    },
     {"id": "edu-noiommu", "pci": "0000:00:09.0", "profile": "vfio_pci", "noiommu": True},
     {"id": "mdpy0", "mdev": {"parent": "mdpy", "type": "mdpy-vga"}, "profile": "mdpy"},
     {"id": "mbochs0", "mdev": {"parent": "mbochs", "type": "mbochs-small"}, "profile": "mbochs"},

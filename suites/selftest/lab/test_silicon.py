@@ -66,6 +66,8 @@ def test_a_good_file_is_read(tmp_path):
         ({"vfs": 5}, "vfs: input should be less than or equal to 4"),
         ({"mainline": {"7.2.12": "abc"}}, "mainline.7.2.12: string should match"),
         ({"function": "edu"}, "function='edu' is no folder of"),
+        ({"renames": "../x.h"}, "renames: string should match"),
+        ({"renames": "names.h"}, "renames='names.h' is no file of"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_place(tmp_path, changes, text):
