@@ -11,12 +11,17 @@ from harness.profiles import Profile
 
 __all__ = ["PROFILE"]
 
+# include/drm/intel/pciids.h, INTEL_PTL_IDS, INTEL_WCL_IDS and INTEL_BMG_IDS: what the driver's table names
+_PTL = (*range(0xB080, 0xB088), 0xB08F, 0xB090, 0xB0A0, 0xB0B0)
+_WCL = (0xFD80, 0xFD81)
+_BMG = (0xE202, 0xE209, *range(0xE20B, 0xE20E), *range(0xE210, 0xE213), 0xE216, *range(0xE220, 0xE224))
+
 PROFILE = Profile(
     module="xe_vfio_pci",
     driver="xe-vfio-pci",
     description="Intel graphics virtual function",
     does_dma=True,
-    pci_ids=((0x8086, 0xB080), (0x8086, 0xFD80), (0x8086, 0xE202)),
+    pci_ids=tuple((0x8086, device) for device in (*_PTL, *_WCL, *_BMG)),
     needs_pf=True,
     pf_modules=("xe",),
     expects={"migration": "6.19", "p2p": "6.19", "data_size": "6.19"},

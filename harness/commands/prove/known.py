@@ -24,6 +24,8 @@ NOT_GOLDEN: Mapping[str, str] = {
     "mbochs0": "the kernel's sample driver, which breaks rules of its own",
     "pds-vf0": "a driver of the kernel, run untouched, which breaks rules of its own (docs/mainline.md)",
     "virtio-vf0": "a driver of the kernel, run untouched, which breaks rules of its own (docs/mainline.md)",
+    "qat-vf0": "a driver of the kernel, run untouched, which breaks rules of its own (docs/mainline.md)",
+    "xe-vf0": "a driver of the kernel, run untouched, which breaks rules of its own (docs/mainline.md)",
     "iommufd-mock": "the kernel's mock, which breaks rules of its own",
 }
 """Devices with true findings, whose causes are in the profile; a finding on any other is a false alarm."""

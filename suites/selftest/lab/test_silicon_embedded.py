@@ -58,8 +58,8 @@ def knobs(host: Host, **values: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            said(host, f"echo {value} >{place}/{name}")
+        for name, was in before.items():
+            said(host, f"echo {was} >{place}/{name}")
 
 
 def script() -> Script:
