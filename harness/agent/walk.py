@@ -12,6 +12,8 @@ The record of a step is 4 bytes (docs/architecture.md):
 
 With a stream, each session that RESUMING starts is given it whole: bit 32.  A walk that has used its
 `limit_ms` ends before the next step: there are as many records as steps were made.
+
+walk.c is the same loop compiled, and is what runs where the host takes it (native_walk.py).
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ TYPE_CHECKING = False  # typing is dear to import, and only checkers need it
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["OPS", "RESET_TARGET", "walk"]
+    from .native_walk import NativeWalk
+
+__all__ = ["OPS", "RESET_TARGET", "walk", "walk_in_c", "walk_in_python"]
 
 RESET_TARGET = 255
 _SESSIONS = {
@@ -57,23 +61,42 @@ _REQUESTS: list[bytearray] = []  # by target; made by the first walk, for most a
 
 def walk(ctx: Context, args: dict[str, Any]) -> dict[str, Any]:
     """Request each target in turn and return 4 bytes about each, base64."""
+    from .native_walk import native_walk  # most agents never walk
+
     fd = ctx.fds[args["fd"]]
     stream = ctx.blobs[args["stream"]] if "stream" in args else b""
     if len(stream) <= PIECE:
         stream = bytes(part_of(stream, 0, PIECE))
-    collecting = gc.isenabled()
-    gc.disable()  # each refused request makes an exception, and none of them is in a cycle
-    try:
-        recs, held = _walk(
-            fd, binascii.a2b_base64(args["targets"]), stream, ctx.pulse,
-            time.monotonic_ns() + args.get("limit_ms", 1 << 32) * 1_000_000,
-        )  # fmt: skip
-    finally:
-        if collecting:
-            gc.enable()
+    targets = binascii.a2b_base64(args["targets"])
+    until_ns = time.monotonic_ns() + args.get("limit_ms", 1 << 32) * 1_000_000
+    native = native_walk() if fd >= 0 else None  # Python has an answer of its own to a negative number
+    if native is None:
+        recs, held = walk_in_python(fd, targets, stream, ctx.pulse, until_ns)
+    else:
+        recs, held = walk_in_c(native, fd, targets, stream, ctx.pulse, until_ns)
     if held >= 0:
         os.close(held)
     return {"recs": binascii.b2a_base64(recs, newline=False).decode("ascii")}
+
+
+def walk_in_c(
+    native: NativeWalk, fd: int, targets: bytes, stream: Any, pulse: Any, until_ns: int
+) -> tuple[bytes, int]:
+    """The compiled loop: (records, the fd still held or -1).  A stream of many pieces is loaded from here."""
+    load = (lambda held: _load(held, stream, pulse)) if len(stream) > PIECE else None
+    requests = _request(_SET, 0), _request(_GET, 0)
+    return native.walk(fd, targets, requests, _SESSION, stream, load, pulse, until_ns)
+
+
+def walk_in_python(fd: int, targets: bytes, stream: Any, pulse: Any, until_ns: int) -> tuple[bytes, int]:
+    """The loop of this file: (records, the fd still held or -1)."""
+    collecting = gc.isenabled()
+    gc.disable()  # each refused request makes an exception, and none of them is in a cycle
+    try:
+        return _walk(fd, targets, stream, pulse, until_ns)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _load(fd: int, stream: Any, pulse: Any) -> int:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from harness import PROJECT
 from harness.agent.wire import MAX_FRAME_BYTES
 from harness.errors import HarnessError, LabError, UsageError
+from harness.hosts.native import compiled_module
 
 __all__ = [
     "BOOT",
@@ -111,7 +112,8 @@ class Bundle:
 def bundle() -> Bundle:
     """Return the zlib-compressed `{module name: source}` of the agent and what it imports, with its SHA-256.
 
-    Key "" holds the same modules compiled (harness/agent/loader.py).
+    Key "" holds the same modules compiled (harness/agent/loader.py); harness.agent.compiled holds what is
+    compiled from C.
     """
     package = PROJECT / "harness"
     # Not harness/__init__.py, which may import what only the controller has: the agent's root is empty.
@@ -120,6 +122,7 @@ def bundle() -> Bundle:
         for path in sorted((package / part).rglob("*.py")):
             names = ["harness", *path.relative_to(package).with_suffix("").parts]
             modules[".".join(names[:-1] if names[-1] == "__init__" else names)] = path.read_text("utf-8")
+    modules["harness.agent.compiled"] = compiled_module(modules["harness.agent.compiled"])
     # Compiled too, for hosts with the controller's version of Python: on a slow host, compiling takes most of
     # the time to the first answer.
     code = {
