@@ -8,8 +8,10 @@ look-up; all others go the slow way, which knows the words.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
+from struct import Struct
 from typing import Any
 
 from harness.oracle.judgement import Judgement
@@ -26,6 +28,7 @@ from harness.spec.arcs import SAVING_GROUP, Mig, State, path, starts_session, st
 __all__ = ["RESET", "judge_walk"]
 
 RESET = 255
+_RECORD = Struct("<I")
 _NO_READ, _GAVE_DATA, _NO_GET = 0xFE, 0xFD, 0xFF
 _FD, _CLOEXEC, _HELD, _ODD, _MISMATCH, _LOADED_NOW = 1, 2, 4, 8, 16, 32
 _LOADED = len(State)
@@ -90,43 +93,56 @@ def judge_walk(
     out.walked = recs[1::4]
     good = _good(flags)
     cur: int = S.RUNNING
-    tally: dict[int, int] = {}
-    ends: dict[str, int] = {}
-    for n in range(min(len(targets), len(recs) // 4)):
-        target = targets[n]
-        error, state, bits, old = recs[4 * n : 4 * n + 4]
-        key = cur << 24 | target << 16 | state << 8 | (error == 0) | (bits & 3) << 1
-        if key in good and not bits & (_ODD | _MISMATCH) and old != _GAVE_DATA and old != 0:
-            tally[key] = tally.get(key, 0) + 1
-            if old != _NO_READ:
-                clause = (
-                    ("MIG-064" if cur in SAVING_GROUP else "MIG-065")
-                    if target == RESET
-                    else end_clause(S.RESUMING if cur == _LOADED else cur)
-                )
-                ends[clause] = ends.get(clause, 0) + 1
+    passed: list[int] = []
+    known: dict[int, int] = {}  # good step with where it began -> where it led; few differ, so few are judged
+    for n, (target, (record,)) in enumerate(
+        zip(targets, _RECORD.iter_unpack(recs[: len(recs) & ~3]), strict=False)
+    ):
+        step = cur << 40 | target << 32 | record
+        led = known.get(step)
+        if led is None:
+            error, state, bits, old = record & 0xFF, record >> 8 & 0xFF, record >> 16 & 0xFF, record >> 24
+            if state == S.RESUMING and (bits & _LOADED_NOW or (cur == _LOADED and not bits & _FD)):
+                led = _LOADED
+            else:
+                led = state
+            if _key(step) in good and not bits & (_ODD | _MISMATCH) and old != _GAVE_DATA and old != 0:
+                known[step] = led
+                passed.append(step)
+            else:
+                _slow(index, n, cur, target, error, state, bits, old, flags, capabilities, out)
+                if state not in State._value2member_map_:
+                    return None
         else:
-            _slow(index, n, cur, target, error, state, bits, old, flags, capabilities, out)
-            if state not in State._value2member_map_:
-                return None
-        if state == S.RESUMING and (bits & _LOADED_NOW or (cur == _LOADED and not bits & _FD)):
-            cur = _LOADED
-        else:
-            cur = state
-    for key, count in tally.items():
-        _, clauses, outcome = good[key]
-        for clause in clauses:
-            out.checked[clause] += count
-        if outcome:
-            start, target = key >> 24, key >> 16 & 0xFF
-            start = int(S.RESUMING) if start == _LOADED else start
-            out.arcs += count
-            if target < len(State):
-                out.cells[start, target, outcome] += count
-    for clause, count in ends.items():
-        out.checked[clause] += count
-        out.checked["MIG-067"] += count
+            passed.append(step)
+        cur = led
+    for step, count in Counter(passed).items():
+        _count(step, count, good, out)
     return S.RESUMING if cur == _LOADED else State(cur)
+
+
+def _key(step: int) -> int:
+    """The entry of `_good` for a step: cur<<40 | target<<32 | its record."""
+    return step >> 32 << 16 | step & 0xFF00 | (step & 0xFF == 0) | (step >> 16 & 3) << 1
+
+
+def _count(
+    step: int, count: int, good: Mapping[int, tuple[int, tuple[str, ...], str]], out: Judgement
+) -> None:
+    """Count the clauses that a good step, seen `count` times, has checked."""
+    _, clauses, outcome = good[_key(step)]
+    start, target = step >> 40, step >> 32 & 0xFF
+    start = int(S.RESUMING) if start == _LOADED else start
+    for clause in clauses:
+        out.checked[clause] += count
+    if outcome:
+        out.arcs += count
+        if target < len(State):
+            out.cells[start, target, outcome] += count
+    if step >> 24 & 0xFF != _NO_READ:
+        of_reset = "MIG-064" if start in SAVING_GROUP else "MIG-065"
+        out.checked[of_reset if target == RESET else end_clause(start)] += count
+        out.checked["MIG-067"] += count
 
 
 def _slow(
