@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import base64
+import random
 import time
 
 import pytest
 
 from fixtures.reach import embedded_host
 from harness.errors import LabError
+from harness.hosts import client
 from harness.hosts.host import Host
 from harness.hosts.ssh import SshHost
 from suites.selftest.agent.programs import op, program, trace_records
@@ -109,6 +111,30 @@ def test_a_walk_agrees_with_single_operations(agent):
             assert bool(flags & 2) == request["cloexec"]
             assert not flags & 8
     assert {record[3] for record in fast} > {0xFE}  # a fd was read after its session
+
+
+def test_the_walk_in_c_and_the_walk_in_python_give_the_same_records(agent, embedded_lab, monkeypatch):
+    """Steps: the same targets by two agents, one of them without the compiled loop.  Verify: same bytes."""
+    device = agent.call("provision", device=MTTY)
+    dice = random.Random(0)
+    targets = bytes(dice.choice((0, 1, 2, 3, 4, 4, 5, 6, 7, 99, 255)) for _ in range(2000))
+    ops = [
+        *OPEN, op("set_state", fd="d", state=STOP_COPY, out="f"), op("read_all", fd="f", keep="b"),
+        op("set_state", fd="d", state=RUNNING),
+        op("walk", fd="d", targets=base64.b64encode(targets).decode(), stream="b"),
+        op("reset", fd="d"), op("walk", fd="d", targets=base64.b64encode(targets).decode()),
+        op("reset", fd="d"),  # mtty keeps its state when it is closed, but not the session that belongs to it
+    ]  # fmt: skip
+    monkeypatch.setattr(client, "compiled_module", lambda source: source)
+    plain = client.bundle.__wrapped__()
+    monkeypatch.setattr(client, "bundle", lambda: plain)
+    with Host.connect(embedded_host(embedded_lab), "embedded.embedded") as other:
+        found = [run(one, ops, device, deadline_ms=60000) for one in (agent, other.agent)]
+        told = [one.transport.stderr_tail() for one in (agent, other.agent)]
+    assert all(r.ok for records in found for r in records)
+    assert [r.fields for r in found[0] if r.op == "walk"] == [r.fields for r in found[1] if r.op == "walk"]
+    assert len(base64.b64decode(found[0][-2]["recs"])) == 4 * len(targets)
+    assert ["walks in Python" in text for text in told] == [False, True]
 
 
 def test_who_has_the_device_by_its_group_excludes_the_cdev_and_the_other_way_round(agent):

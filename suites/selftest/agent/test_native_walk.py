@@ -11,12 +11,15 @@ import fcntl
 import os
 import random
 import shutil
+import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from harness.agent import compiled, native_walk, walk
+from harness.agent.executor import Executor, Overdue
 from harness.agent.native_walk import CALL, NativeWalk
 from harness.agent.slots import Context, Slots
 from harness.agent.streams import Pieces
@@ -345,3 +348,41 @@ def test_an_agent_walks_in_c_and_says_nothing(image, tmp_path):
         assert base64.b64decode(trace[1]["recs"]) == 3000 * REFUSED
         assert trace[2]["errno"] == errno.EBADF
         assert agent.transport.stderr_tail() == ""
+
+
+def test_a_walk_that_hangs_is_reported_with_its_thread(image, monkeypatch, no_device):
+    """Steps: the kernel never answers a SET.  Verify: the watcher says thread, operation and stack."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def stuck(number, a, b, c):
+        if number == IOCTL:
+            asked.set()
+            go_on.wait(300)
+        return 0
+
+    monkeypatch.setattr(native_walk, "_found", [NativeWalk(image, CALL(stuck))])
+    ops = [op("memfd", out="m"), op("walk", fd="m", targets=base64.b64encode(b"\3").decode())]
+    executor, came_back = Executor(), []
+
+    def serve():
+        try:
+            came_back.append(executor.run(program(ops, op_ms=300)))
+        except Overdue as e:
+            came_back.append(e)
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    try:
+        assert asked.wait(60)
+        answer = None
+        while answer is None:
+            time.sleep(0.1)
+            answer = executor.overdue()
+        hung = answer["hung"]
+        assert (hung["thread"], hung["i"], hung["op"], hung["slow"]) == ("main", 1, "walk", False)
+        assert "wchan: " in hung["stack"]
+        assert [record["op"] for record in answer["trace"]] == ["memfd"]
+    finally:
+        go_on.set()
+        server.join(60)
+    assert isinstance(came_back[0], Overdue)
