@@ -109,7 +109,7 @@ def sweep_figures(
     mine, c, one = statistics.median(stack), statistics.median(plain), statistics.median(single)
     seen = f"{mine:,.0f} arcs/s"
     return [
-        Figure("sweep to C loop", statistics.median(a / b for a, b in zip(stack, plain, strict=True)), 0.15,
+        Figure("sweep to C loop", statistics.median(a / b for a, b in zip(stack, plain, strict=True)), 0.5,
                detail=f"{seen} to {c:,.0f}"),
         Figure("sweep to one exec an operation",
                statistics.median(a / b for a, b in zip(stack, single, strict=True)), 500,
