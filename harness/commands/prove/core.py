@@ -121,7 +121,7 @@ def _apply(patch: Path, root: Path) -> None:
         raise LabError(f"{patch.name}: patch did not end within {_PATCH_TIMEOUT_S} s") from None
     if done.returncode != 0:
         words = " | ".join((done.stdout + done.stderr).strip().splitlines()[:4])
-        raise LabError(f"{patch.name} does not apply to this kernel's source: {words[:400]}")
+        raise LabError(f"{patch.name} does not apply to this kernel's {_FOLDER}: {words[:400]}")
 
 
 def _make(kernel: KernelBuild, folder: Path, log: Path, progress: Progress) -> None:

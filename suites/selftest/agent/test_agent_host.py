@@ -351,6 +351,21 @@ def test_virtual_functions_are_counted_back(host, sysfs, tmp_path):
         file.unlink() or provisioner.sriov({"pci": BDF}, 1)
 
 
+def test_new_virtual_functions_are_left_alone_and_the_switch_is_put_back(host, sysfs, tmp_path):
+    """Verify: autoprobe is off only where that was asked for, and as it was after an undo."""
+    folder = host.pci(BDF)
+    host.write(f"{folder}/sriov_numvfs", "0\n")
+    switch = host.write(f"{folder}/sriov_drivers_autoprobe", "1\n")
+    journal = Journal(str(tmp_path), "r")
+    provisioner = Provisioner(sysfs, journal)
+    provisioner.sriov({"pci": BDF}, 2)
+    assert switch.read_text() == "1\n"
+    provisioner.sriov({"pci": BDF}, 3, autoprobe=False)
+    assert switch.read_text() == "0"
+    journal.undo(provisioner.undo)
+    assert switch.read_text().strip() == "1"
+
+
 def test_a_protected_device_is_not_provisioned(host, sysfs, tmp_path):
     host.pci(BDF, "0x060400")
     provisioner = Provisioner(sysfs, Journal(str(tmp_path), "r"))

@@ -162,6 +162,59 @@ def test_missing_vf_is_made_and_leased_with_its_group():
     assert methods.index("snapshot_host") < methods.index("sriov") < methods.index("provision")
 
 
+CORE = {"pf": "0000:01:00.0", "count": 2, "core": "pds_core"}
+
+
+def test_the_pf_gets_its_own_driver_before_its_vfs_are_made():
+    """Verify: core loaded and bound by override, then VFs that no driver takes by itself, then the VF."""
+    bound = {"seen": [{"step": "override"}, {"step": "unbind"}, {"step": "probe", "driver": "pds_core"}]}
+    host = FakeHost(
+        describe_device=[ABSENT, FREE, FREE, HERE], sriov={"vfs": ["0000:01:00.1", "0000:01:00.2"]},
+        load_module={"drivers": ["pds_core"]}, rebind=bound,
+    )  # fmt: skip
+    with provisioned(host, pci(vf_of=CORE), holder="me"):
+        pass
+    calls, methods = dict(host.agent.calls), host.agent.methods
+    assert calls["load_module"] == {"name": "pds_core"}
+    pf = {"pci": "0000:01:00.0"}
+    assert calls["rebind"] == {"device": pf, "override": "pds_core", "steps": ["unbind", "probe"]}
+    assert calls["sriov"] == {"device": pf, "numvfs": 2, "autoprobe": False}
+    order = [methods.index(m) for m in ("snapshot_host", "load_module", "rebind", "sriov", "provision")]
+    assert order == sorted(order)
+
+
+def test_a_pf_that_has_its_own_driver_keeps_it():
+    """Verify: nothing is loaded or rebound, as on a host where the core driver is at work."""
+    host = FakeHost(
+        describe_device=[ABSENT, {**FREE, "driver": "pds_core"}, FREE, HERE],
+        sriov={"vfs": ["0000:01:00.1", "0000:01:00.2"]},
+    )
+    with provisioned(host, pci(vf_of=CORE), holder="me"):
+        pass
+    assert not {"load_module", "rebind"} & set(host.agent.methods)
+
+
+@pytest.mark.parametrize(
+    "answers, seen, text",
+    [
+        ([ABSENT, ABSENT], [], "vf_of='0000:01:00.0' is not a PCI device of this host"),
+        (
+            [ABSENT, {**FREE, "driver": "nvme", "sriov_numvfs": 1}],
+            [],
+            "'0000:01:00.0' has VFs and driver nvme, not pds_core: they would go, too",
+        ),
+        ([ABSENT, FREE], [{"driver": None}], "'0000:01:00.0' did not take driver pds_core"),
+        ([ABSENT, FREE], [], "'0000:01:00.0' did not take driver pds_core"),
+    ],
+)
+def test_a_pf_that_does_not_take_its_own_driver_is_a_lab_error(answers, seen, text):
+    """Verify: what is wrong is said before any VF is made, and all is undone."""
+    host = FakeHost(describe_device=answers, load_module={}, rebind={"seen": seen})
+    assert text in refusal(host, pci(vf_of=CORE))
+    assert "sriov" not in host.agent.methods
+    assert host.agent.methods[-3:] == ["undo", "snapshot_host", "release"]
+
+
 @pytest.mark.parametrize(
     "answers, text",
     [

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from harness.errors import LabError, UsageError
-from harness.hosts.inventory import embedded_devices
+from harness.hosts.inventory import DeviceSpec, embedded_devices
 from harness.lab import silicon as silicon_module
 from harness.lab.machine import root_port
 from harness.lab.silicon import check_copy, driver_digest, read_silicon, silicon_drivers
@@ -130,6 +131,28 @@ def test_a_file_too_many_is_seen(tmp_path, where):
     (tmp_path / where / "extra.h").write_text("")
     with pytest.raises(LabError, match=r"extra\.h has sha256"):
         check_copy(tmp_path / "ours", tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"modelled": "edu2"}, "is not an engine: edu, nvme, vfiocert_ref"),
+        ({"vf_of": {"pf": "0000:01:00.0", "core": "a", "pf_driver": "b"}}, "a PF has one driver"),
+    ],
+)
+def test_an_entry_of_the_inventory_that_cannot_be_is_refused(changes, text):
+    """Verify: an unknown function and a PF with two drivers are named."""
+    with pytest.raises(ValidationError, match=text):
+        DeviceSpec.model_validate({"id": "d", "host": "h", "pci": "0000:01:00.1", **changes})
+
+
+def test_only_a_modelled_device_has_the_state_of_its_function():
+    """Verify: the driver's own profile knows no registers of an NVMe controller."""
+    entry = {"id": "d", "host": "h", "pci": "0000:01:00.1", "profile": "pds_vfio_pci"}
+    assert DeviceSpec.model_validate(entry).full_profile == load_profile("pds_vfio_pci")
+    modelled = DeviceSpec.model_validate({**entry, "modelled": "nvme"}).full_profile
+    assert modelled.state_regions
+    assert not load_profile("pds_vfio_pci").state_regions
 
 
 @pytest.mark.parametrize("module", silicon_drivers())
