@@ -60,6 +60,8 @@ def knobs(host: Host, **values: int) -> Iterator[None]:
     finally:
         for name, was in before.items():
             said(host, f"echo {was} >{place}/{name}")
+        for name, text in before.items():
+            said(host, f"echo {text} >{place}/{name}")
 
 
 def script() -> Script:
@@ -119,6 +121,10 @@ def test_the_vf_is_bound_and_its_pf_has_the_model(vf):
     pf = host.agent.call("describe_device", device={"pci": DEVICE.virtual_function.pf})
     assert pf["driver"] == MODEL
     assert pf["sriov_numvfs"] == DEVICE.virtual_function.count
+    assert said(host, f"cat {pf['path']}/iommu_group/type") in (
+        "DMA",
+        "DMA-FQ",
+    )  # so addresses are translated
     assert ready.capabilities["migration"] == ["STOP_COPY", "P2P"]
     assert ready.capabilities["dma_logging"] is True
     assert ready.capabilities["engine"] == "nvme"
