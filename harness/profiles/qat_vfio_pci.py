@@ -21,5 +21,19 @@ PROFILE = Profile(
     pf_modules=("intel_qat", "qat_4xxx", "qat_420xx", "qat_6xxx"),
     expects={"migration": "6.10", "p2p": "6.10", "pre_copy": "6.10", "data_size": "6.10"},
     appears="bind the PF to its QAT driver (qat_4xxx or later) before the VF is bound",
+    explanations={
+        "MIG-078": "qat_vf_save_read() returns 0 where all of the setup was read, in PRE_COPY, too",
+        "MIG-105": (
+            "RESUMING -> STOP calls qat_vfmig_load_state(), which gets no length: nobody looks at "
+            "filled_size, and what was not written is what an earlier session left in the buffer"
+        ),
+        "MIG-106": (
+            "RESUMING -> STOP loads the buffer as it is: what an earlier session of this binding left there"
+        ),
+        "MIG-107": (
+            "a write() that fails leaves the buffer as it was or as it came; RESUMING -> STOP loads it, and "
+            "adf_gen4_vfmig_load_setup() takes a setup for checked that it has just refused"
+        ),
+    },
     source="drivers/vfio/pci/qat",
 )
