@@ -448,13 +448,19 @@ def test_what_is_refused_is_not_a_capability():
     found = probed(
         failing={
             ("feature", 1): errno.ENOTTY, ("feature", 9): errno.ENOTTY, ("feature", 12): errno.ENOTTY,
-            "debugfs_state": errno.ENOENT, "reset": errno.ENOTTY, "irq_info": errno.EINVAL,
+            "debugfs_state": errno.ENOENT, "irq_info": errno.EINVAL,
         }
     )  # fmt: skip
     assert found["migration"] == []
-    assert not any(found[key] for key in ("data_size", "precopy_info_v2", "debugfs_state", "reset"))
+    assert not any(found[key] for key in ("data_size", "precopy_info_v2", "debugfs_state"))
     assert "stream_bytes" not in found
     assert found["irqs"] == []
+
+
+def test_a_reset_that_fails_once_is_no_missing_capability():
+    """Verify: what a device says of itself counts; a failure in PROBE would hide MIG-143."""
+    found = probed(failing={"reset": errno.EIO})
+    assert (found["reset"], found["reset_flag"]) == (True, True)
 
 
 @pytest.mark.parametrize("operation", ["open_iommufd", "ioas_alloc", "open_cdev", "bind", "attach"])

@@ -9,7 +9,7 @@ import stat
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
@@ -42,6 +42,7 @@ def written(fill):
     return out.getvalue()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.from_regex(r"[a-z]{1,9}(/[a-z]{1,5}){0,3}\.x", fullmatch=True), st.binary(max_size=50))
 )

@@ -58,8 +58,6 @@ def knobs(host: Host, **values: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, was in before.items():
-            said(host, f"echo {was} >{place}/{name}")
         for name, text in before.items():
             said(host, f"echo {text} >{place}/{name}")
 
