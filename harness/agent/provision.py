@@ -24,7 +24,18 @@ __all__ = ["Provisioner"]
 
 _APPEAR_LIMIT_S = 10.0
 _MAX_VFS = 65535
-_PARAMETERS = (("vfio", "enable_unsafe_noiommu_mode"), ("vfio_pci", "enable_sriov"))
+_SWITCH, _NUMBER = re.compile(r"[YN]\Z"), re.compile(r"[0-9]{1,20}\Z")
+_PARAMETERS = {
+    ("vfio", "enable_unsafe_noiommu_mode"): _SWITCH, ("vfio_pci", "enable_sriov"): _SWITCH,
+    # fixtures/reference/mdev/nature.c
+    **dict.fromkeys([("vfiocert_ref", n) for n in ("reset_aborts", "saves_differ", "checks_late")], _SWITCH),
+    **dict.fromkeys(
+        [("vfiocert_ref", n) for n in (
+            "arc_ms", "stream_bytes", "piece_bytes", "late_ms", "log_page_bytes", "log_max_ranges",
+            "log_least_bytes",
+        )], _NUMBER,
+    ),
+}  # fmt: skip
 _OVERRIDE = re.compile(r"[A-Za-z0-9_. -]{0,64}\Z")
 
 
@@ -194,15 +205,19 @@ class Provisioner:
         }  # fmt: skip
 
     def set_parameter(self, module: str, name: str, value: str) -> dict[str, Any]:
-        """Set one of `_PARAMETERS` of a loaded module, journaled; return {"was": its value before}."""
-        if (module, name) not in _PARAMETERS or value not in ("Y", "N"):
-            known = ", ".join("%s.%s" % each for each in _PARAMETERS)
+        """Set a parameter of a loaded module, one known here, journaled; return {"was": its value before}."""
+        kind = _PARAMETERS.get((module, name))
+        if kind is None or not kind.match(value):
+            known = ", ".join(
+                "%s.%s=%s" % (*each, "Y or N" if form is _SWITCH else "number")
+                for each, form in _PARAMETERS.items()
+            )
             raise Failure(
-                "usage", "set_parameter: %.60s.%.60s=%.20s is not Y or N of %s" % (module, name, value, known)
+                "usage", "set_parameter: %.60s.%.60s=%.20s is none of %s" % (module, name, value, known)
             )
         path = self.sysfs.at("sys/module", module, "parameters", name)
         was = read_text(path)
-        if was not in ("Y", "N"):
+        if not kind.match(was):
             raise Failure("lab", "this kernel has no parameter %s of module %s" % (name, module))
         if was != value:
             self.journal.before({"undo": "parameter", "subject": path, "value": was})

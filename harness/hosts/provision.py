@@ -150,6 +150,10 @@ def provisioned(
         stack.enter_context(_restored(host, touched, where))
         if file is not None and image is not None:
             host.agent.call("insmod", deadline_s=_PROVISION_S, name=module_name(file), image_b64=image)
+        for name, value in getattr(device, "parameters", {}).items():
+            host.agent.call(
+                "set_parameter", module=load_profile(device.profile).module, name=name, value=value
+            )
         owner: Any = None
         if pf is not None and function is not None and function.pf_driver is not None:
             host.agent.call("load_module", deadline_s=_PROVISION_S, name="vfio_pci")

@@ -30,6 +30,7 @@ from harness.hosts.inventory.models import (
     MdevSpec,
     VfSpec,
 )
+from harness.hosts.inventory.variants import Variant, VariantSpec, embedded_variants
 
 __all__ = [
     "DEFAULT_FILE",
@@ -41,8 +42,11 @@ __all__ = [
     "LabSpec",
     "MdevSpec",
     "Target",
+    "Variant",
+    "VariantSpec",
     "VfSpec",
     "embedded_devices",
+    "embedded_variants",
     "jumps",
     "load_inventory",
     "parse_inventory",
@@ -67,7 +71,7 @@ def select(inventory: Inventory, lab: str = EMBEDDED, devices: Sequence[str] = (
     UsageError with the valid names where one does not exist.
     """
     if lab == EMBEDDED:
-        known = embedded_devices()
+        known = (*embedded_devices(), *_variants(devices))
         wanted = list(devices) or [device.id for device in known]
     else:
         if lab not in inventory.labs:
@@ -82,6 +86,13 @@ def select(inventory: Inventory, lab: str = EMBEDDED, devices: Sequence[str] = (
     if unknown:
         raise UsageError(f"device='{unknown[0]}' is not a device of lab '{lab}': {', '.join(by_id)}")
     return tuple(_target(inventory, lab, by_id[name]) for name in dict.fromkeys(wanted))
+
+
+def _variants(devices: Sequence[str]) -> tuple[DeviceSpec, ...]:
+    """The variants among the names: nothing but its name selects one."""
+    if not devices:
+        return ()
+    return tuple(v.device() for name, v in embedded_variants().items() if name in devices)
 
 
 def _target(inventory: Inventory, lab: str, device: DeviceSpec) -> Target:
