@@ -34,15 +34,17 @@ def suite_arguments(
     budget: str | None,
     seed: int | None,
     allure: bool = False,
+    only: Sequence[str] = (),
 ) -> list[str]:
-    """The arguments of pytest to run every chapter on these devices and keep the records in `out`.
+    """The arguments of pytest to run every chapter (or `only` these) on devices, with records in `out`.
 
     `allure`: write results for Allure to `out` too.  Without `--clean-alluredir`: the folder of a new run is
     empty anyway, and a worker that xdist restarts would delete what others wrote.
     """
     results = [f"--alluredir={(out / ALLURE).resolve()}"] if allure else ["-p", "no:allure_pytest"]
     args = [
-        *map(str, chapters()), f"--rootdir={PROJECT}", "-c", str(PROJECT / "pyproject.toml"),
+        *(str(c) for c in chapters() if not only or c.name in only),
+        f"--rootdir={PROJECT}", "-c", str(PROJECT / "pyproject.toml"),
         "-p", "no:cacheprovider", *results, "--capture=no",
         "--lab", lab, "--depth", str(depth),
         "--out", str(out.resolve()),

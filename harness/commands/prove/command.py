@@ -18,7 +18,14 @@ import typer
 
 from harness import PROJECT
 from harness.commands.prove.core import patched_driver, patched_modules
-from harness.commands.prove.defects import CORE, Defect, catalogue, check_defects, select_defects
+from harness.commands.prove.defects import (
+    CORE,
+    Defect,
+    catalogue,
+    check_defects,
+    select_defects,
+    variant_defects,
+)
 from harness.commands.prove.matrix import Matrix, build_matrix
 from harness.commands.prove.pool import Pool
 from harness.commands.prove.render import markdown, page, text_table, with_summary
@@ -32,7 +39,7 @@ from harness.errors import (
     LabError,
     UsageError,
 )
-from harness.hosts.inventory import embedded_devices
+from harness.hosts.inventory import embedded_devices, embedded_variants
 from harness.lab.kernel import KernelBuild, obtain_kernel
 from harness.progress import Progress, open_progress
 
@@ -87,7 +94,8 @@ def prove(
 
     Exit status: 0 all caught and no false alarm, 1 otherwise, 3 the lab failed.
     """
-    chosen = select_defects(catalogue(), defect or [])
+    known = catalogue()
+    chosen = select_defects((*known, *variant_defects(known, embedded_variants())), defect or [])
     if flavour not in (None, "plain", "debug"):
         raise UsageError(f"--flavour={flavour!r} is not plain or debug")
     if tests not in get_args(Mode):
@@ -214,10 +222,22 @@ def _defect_jobs(
     mode: Mode = next(m for m in get_args(Mode) if m == tests)
     factor = _DEBUG_LIMIT if kind == "debug" else 1.0
     return [
-        Job(d.device, seed + n, d, mode if n == 0 else "catch", limit_s=limit * factor, flavour=kind)
+        _fitted(Job(d.device, seed + n, d, mode if n == 0 else "catch", limit_s=limit * factor, flavour=kind))
         for n in range(seeds)
         for d in defects
     ]
+
+
+def _fitted(job: Job) -> Job:
+    """The job with what a variant wants: its chapters, depth, budget and time, and its catch is enough."""
+    variant = embedded_variants().get(job.device)
+    if variant is None:
+        return job
+    return replace(
+        job, mode="catch" if job.defect else job.mode, limit_s=max(job.limit_s, variant.limit_s),
+        chapters=variant.chapters, clauses=() if job.defect else variant.clauses, depth=variant.depth,
+        budget=variant.budget,
+    )  # fmt: skip
 
 
 def _golden_jobs(
@@ -232,15 +252,16 @@ def _golden_jobs(
     if kind == "debug":
         devices = reference if asked else []
     elif golden:
-        devices = [d.id for d in embedded_devices()]
+        devices = [*(d.id for d in embedded_devices()), *embedded_variants()]
     else:
         devices = [d.id for d in embedded_devices() if d.id in (*reference, *used)]
+        devices += [name for name in embedded_variants() if name in used]
     factor = _DEBUG_LIMIT if kind == "debug" else 1.0
     if golden is None:
         runs = [(device, seed) for device in devices]
     else:
         runs = [(devices[n % len(devices)], seed + n) for n in range(golden if devices else 0)]
-    return [Job(device, at, limit_s=_GOLDEN_LIMIT_S * factor, flavour=kind) for device, at in runs]
+    return [_fitted(Job(device, at, limit_s=_GOLDEN_LIMIT_S * factor, flavour=kind)) for device, at in runs]
 
 
 def _seeded(job: Job, kernel: KernelBuild, progress: Progress) -> Job:
@@ -248,7 +269,7 @@ def _seeded(job: Job, kernel: KernelBuild, progress: Progress) -> Job:
     if job.defect is None:
         return job
     if job.defect.patch is None:
-        return replace(job, seeding=(f"{job.defect.module}={job.defect.name}",))
+        return replace(job, seeding=(f"{job.defect.module}={job.defect.knob or job.defect.name}",))
     if job.defect.module != CORE:
         driver = patched_driver(kernel, job.defect.module, job.defect.patch, progress)
         return replace(job, seeding=(str(driver),))

@@ -17,13 +17,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness import PROJECT
 from harness.errors import HarnessError, UsageError
-from harness.hosts.inventory import embedded_devices
+from harness.hosts.inventory import Variant, embedded_devices, embedded_variants
 from harness.lab.silicon import silicon_drivers
 from harness.spec.clause import by_id
 
@@ -36,6 +36,7 @@ __all__ = [
     "parse_patch",
     "parse_table",
     "select_defects",
+    "variant_defects",
 ]
 
 FIXTURES = PROJECT / "fixtures"
@@ -68,6 +69,8 @@ class Defect:
     flavour: str = "plain"
     where: str = ""
     patch: Path | None = None
+    knob: str = ""
+    """What the module calls it, where that is not its name."""
 
 
 def parse_table(text: str, module: str, device: str, where: str) -> list[Defect]:
@@ -131,6 +134,24 @@ def catalogue(fixtures: Path = FIXTURES) -> tuple[Defect, ...]:
     return tuple(found)
 
 
+def variant_defects(found: Sequence[Defect], variants: Mapping[str, Variant]) -> tuple[Defect, ...]:
+    """The defects that variants must show, too, as `DEFECT-on-VARIANT`; HarnessError for an unknown one."""
+    by_name = {d.name: d for d in found}
+    pairs = []
+    for variant in variants.values():
+        for name in variant.catches:
+            base = by_name.get(name)
+            if base is None or base.module == CORE or base.flavour != "plain":
+                raise HarnessError(
+                    f"variants.yaml: {variant.name}: catches {name!r}, which is no defect of it"
+                )
+            words = f"{base.text}; on a device of which {variant.text}"
+            pairs.append(
+                replace(base, name=f"{name}-on-{variant.name}", knob=name, device=variant.name, text=words)
+            )
+    return tuple(pairs)
+
+
 def _driver_of(folder: str) -> tuple[str, str]:
     """The module and usual device of a reference driver's folder; HarnessError if unknown."""
     drivers = {"mdev": ("vfiocert_ref", "ref"), "edu": ("edu_vfio_pci", "edu-ref")}
@@ -141,7 +162,7 @@ def _driver_of(folder: str) -> tuple[str, str]:
 
 def check_defects(found: Iterable[Defect]) -> None:
     """Check defects; HarnessError if one names an unknown clause, device or flavour."""
-    devices = {d.id for d in embedded_devices()}
+    devices = {d.id for d in embedded_devices()} | set(embedded_variants())
     for defect in found:
         if defect.clause not in by_id():
             raise HarnessError(f"defect {defect.name}: breaks {defect.clause}, which is no clause")

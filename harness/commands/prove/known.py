@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from harness.hosts.inventory import embedded_devices
+from harness.hosts.inventory import embedded_devices, embedded_variants
 from harness.profiles import load_profile
 from harness.spec.clause import all_clauses
 
@@ -38,4 +38,5 @@ def known_of(device: str) -> Mapping[str, str]:
     if device in NOT_GOLDEN:
         profile = next(d.profile for d in embedded_devices() if d.id == device)
         explained = load_profile(profile).explanations
-    return {**KNOWN_OF_MAINLINE, **explained}
+    variant = embedded_variants().get(device)
+    return {**KNOWN_OF_MAINLINE, **explained, **(variant.findings if variant else {})}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from harness.commands.prove.defects import Defect
 from harness.commands.prove.known import KNOWN_OF_MAINLINE, NOT_GOLDEN, known_of
 from harness.commands.prove.result import Result, Seen
+from harness.hosts.inventory import embedded_variants
 from harness.spec.arcs import State
 
 __all__ = ["Alarm", "Matrix", "MatrixRow", "build_matrix", "short_case"]
@@ -143,6 +144,7 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
             )
         known = known_of(result.device)
         faults += [f"{label}, seed {result.seed}: {f}" for f in result.faults + result.bugs]
+        faults += [f"{label}, seed {result.seed}: {u}" for u in _open_clauses(result)]
         alarms += [Alarm(label, result.seed, s) for s in result.seen if s.clause not in known]
         if result.why == "done" and not result.faults and not result.bugs:
             runs[label] = runs.get(label, 0) + 1
@@ -159,6 +161,14 @@ def build_matrix(defects: Sequence[Defect], results: Iterable[Result], elapsed_s
     bugs = [f"{r.job}: {bug}" for r in found for bug in r.bugs]
     own = {device: sorted(clauses) for device, clauses in baseline.items() if clauses}
     return Matrix(rows, alarms, runs, faults, own, elapsed_s, bugs)
+
+
+def _open_clauses(result: Result) -> list[str]:
+    """What a run of a variant left undecided without being expected to."""
+    variant = embedded_variants().get(result.device)
+    if variant is None:
+        return []
+    return [f"{c} undecided: {why}" for c, why in result.undecided.items() if c not in variant.undecided]
 
 
 def _row(defect: Defect, results: Sequence[Result], baseline: frozenset[str]) -> MatrixRow:

@@ -52,6 +52,8 @@ class Result:
     """How it ended: done, caught, limit, killed, fault."""
     faults: list[str] = field(default_factory=list)
     bugs: list[str] = field(default_factory=list)
+    undecided: dict[str, str] = field(default_factory=dict)
+    """Clause -> why a test left it open."""
     case: Finding | None = None
 
     @property
@@ -105,12 +107,16 @@ def _take(result: Result, event: Mapping[str, Any]) -> None:
         )  # fmt: skip
     elif kind == "test":
         result.programs, result.seconds = int(event["programs"]), float(event["s"])
+        for clause, why in (event.get("undecided") or {}).items():
+            result.undecided.setdefault(str(clause), f"{event['test']}: {why}"[:500])
         if event["lab_error"]:
             result.faults.append(f"{event['test']}: {event['lab_error']}")
     elif kind == "finding" and result.case is None:
         found = Finding.model_validate(event["finding"])
         # Keep it to one line per trial; the whole trace is in the trial's own file.
         result.case = found.model_copy(update={"trace": [], "kernel_log": []})
+    elif kind == "open":
+        result.undecided.setdefault(str(event["clause"]), str(event["why"]))
     elif kind == "fault":
         (result.bugs if event["bug"] else result.faults).append(str(event["message"]))
     elif kind == "end":

@@ -5,7 +5,8 @@ Events are appended to a file, one JSON line each, so that those of a killed tri
 
     {"event": "fresh"}                                    the lab is as its snapshot: time counts from here
     {"event": "seen", "clause", "test", "s", "programs", "expected", "observed"}   the first of a clause
-    {"event": "test", "test", "s", "programs", "lab_error"}                        a test has ended
+    {"event": "test", "test", "s", "programs", "lab_error", "undecided"}           a test has ended
+    {"event": "open", "clause", "why"}                  no test checked it, though the device is one for it
     {"event": "finding", "finding"}         the short case, as the run records it (reports.models.Finding)
     {"event": "fault", "message", "bug"}                                           the lab failed, or we
     {"event": "end", "s", "tests", "planned", "why"}
@@ -33,7 +34,9 @@ from harness.commands.prove.defects import Defect
 from harness.errors import LabError, VfiocertError
 from harness.hosts.inventory import EMBEDDED
 from harness.lab.embedded import attach
+from harness.oracle.judge import applicable
 from harness.oracle.judgement import Violation
+from harness.spec.clause import by_id
 
 __all__ = ["DEPTH", "Job", "Mode", "run_trial"]
 
@@ -61,6 +64,12 @@ class Job:
     seeding: tuple[str, ...] = ()
     limit_s: float = 60.0
     flavour: str = "plain"
+    chapters: tuple[str, ...] = ()
+    """The chapters that run; none: all of them."""
+    clauses: tuple[str, ...] = ()
+    """Patterns of the clauses that a run without a defect is about; none: all of them."""
+    depth: int = DEPTH
+    budget: str | None = None
 
     @property
     def name(self) -> str:
@@ -80,6 +89,8 @@ class Trial:
         self.tests = self.planned = 0
         self._test = ""
         self._shrunk = False
+        self._named: set[str] = set()
+        self._checked: set[str] = set()
 
     def elapsed(self) -> float:
         """Seconds since the lab was fresh."""
@@ -177,15 +188,28 @@ class Trial:
             return
         record = json.loads(str(found))
         self.programs += int(record["programs"])
+        self._named.update(record["named"])
+        self._checked.update(clause for clause, count in record["checked"].items() if count)
         self.say(
             "test", test=record["test"], s=round(self.elapsed(), 3), programs=self.programs,
-            lab_error=record["lab_error"][:500],
+            lab_error=record["lab_error"][:500], undecided=record["undecided"],
         )  # fmt: skip
         for finding in record["findings"]:
             if self.job.defect is None or self._is_broken(finding["clause"]):
                 self.say("finding", finding=finding)
         if self.elapsed() > self.job.limit_s:
             self.finish("limit")
+
+    def say_open(self) -> None:
+        """Note the clauses that tests named and none checked, though the device has what they are about."""
+        if self.rig is None or not self.rig.facts:
+            return
+        known = {**self.rig.facts["capabilities"], "error_reached": "MIG-130" in self._checked}
+        known["damage_accepted"] = "MIG-114" in self._checked or "MIG-112" not in self._checked
+        clauses = by_id()
+        for clause in sorted(self._named - self._checked - self.seen_clauses):
+            if not clauses[clause].untested and not applicable(clauses[clause], known):
+                self.say("open", clause=clause, why="no test exercised it")
 
     def _failed(self, report: pytest.TestReport) -> None:
         error = json.loads(str(dict(report.user_properties).get(ERROR, "null")))
@@ -219,15 +243,24 @@ def run_trial(job: Job, lab_name: str, folder: Path) -> None:
             say("fresh")
             trial = Trial(job, say, time.monotonic())
             args = suite_arguments(
-                [job.device], folder, lab=EMBEDDED, depth=DEPTH, budget=None, seed=job.seed
+                [job.device],
+                folder,
+                lab=EMBEDDED,
+                depth=job.depth,
+                budget=job.budget,
+                seed=job.seed,
+                only=job.chapters,
             )
             args += ["--lab-name", lab_name, "-p", "no:xdist", "-p", f"no:{CONTROLLER}"]
+            for pattern in job.clauses:
+                args += ["--clause", pattern]
             for seeding in job.seeding:
                 args += ["--defect", seeding]
             plugin = _Named(trial)
             status = pytest.main(args, plugins=[plugin])
             if status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
                 say("fault", message=f"pytest ended with status {int(status)}", bug=True)
+            trial.say_open()
             trial.finish("done")
         except LabError as error:
             say("fault", message=str(error)[:500], bug=False)

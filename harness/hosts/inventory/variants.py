@@ -44,7 +44,8 @@ class Variant(BaseModel):
     """An entry of variants.yaml.
 
     * `base`: the embedded device that it is; `parameters`: of that device's module.
-    * `chapters`, `depth`, `budget`: what `prove` runs on it; `limit_s`: how long that may take.
+    * `chapters`, `clauses` (patterns; none: all), `depth`, `budget`: what `prove` runs on it, and `limit_s`:
+      how long that may take.
     * `findings`: clause -> why this device breaks it and is right; a SHOULD only.
     * `undecided`: clause -> why a run of this kind leaves it open.
     * `catches`: defects of its module that must be caught with these parameters too.
@@ -59,8 +60,9 @@ class Variant(BaseModel):
     op_limit_s: float | None = None
     stream_limit_bytes: int | None = None
     chapters: tuple[str, ...] = ("mig", "dirty")
+    clauses: tuple[str, ...] = ()
     depth: Annotated[int, Field(ge=1, le=5)] = 1
-    budget: str = "30s"
+    budget: str | None = None
     limit_s: Annotated[float, Field(ge=5, le=3600)] = 600.0
     findings: Mapping[str, str] = Field(default_factory=dict)
     undecided: Mapping[str, str] = Field(default_factory=dict)

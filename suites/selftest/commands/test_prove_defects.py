@@ -12,8 +12,11 @@ from harness.commands.prove.defects import (
     parse_patch,
     parse_table,
     select_defects,
+    variant_defects,
 )
 from harness.errors import HarnessError, UsageError
+from harness.hosts.inventory import embedded_variants
+from harness.hosts.inventory.variants import parse_variants
 
 TABLE = """\
 // SPDX-License-Identifier: GPL-2.0-only
@@ -23,6 +26,12 @@ DEFECT(one, "MIG-055", "returns \\"two\\" fds")
 DEFECT_ON(two, "MIG-049", "a sentence "
           "in two parts", "ref-minimal")
 DEFECT_DEBUG(three, "MIG-166", "uses what it freed")
+"""
+VARIANT = """
+- name: ref-slow
+  text: each arc takes its time
+  parameters: {arc_ms: 7}
+  catches: [one]
 """
 PATCH = """\
 Defect: some_rule
@@ -121,3 +130,35 @@ def test_an_unknown_name_lists_the_close_ones():
 def test_a_defect_of_what_there_is_not_is_refused(defect):
     with pytest.raises(HarnessError, match="defect a: "):
         check_defects([defect])
+
+
+def test_a_variant_has_defects_of_its_own():
+    """Verify: the module's name of the defect stays, and the device is the variant."""
+    variants = {v.name: v for v in parse_variants(VARIANT)}
+    (pair,) = variant_defects(parse_table(TABLE, "vfiocert_ref", "ref", "mdev/defects.h"), variants)
+    assert (pair.name, pair.knob, pair.device, pair.clause) == (
+        "one-on-ref-slow",
+        "one",
+        "ref-slow",
+        "MIG-055",
+    )
+    assert "takes its time" in pair.text
+
+
+@pytest.mark.parametrize("name", ["nothing", "three", "some_rule"])
+def test_a_variant_catches_what_its_module_can_break(name, tmp_path):
+    """Verify: no unknown defect, none of the debug kernel, none of the core."""
+    known = [
+        *parse_table(TABLE, "vfiocert_ref", "ref", "w"),
+        parse_patch(PATCH, tmp_path / "some_rule.patch"),
+    ]
+    variants = {v.name: v for v in parse_variants(VARIANT.replace("one", name))}
+    with pytest.raises(HarnessError, match=f"ref-slow: catches '{name}'"):
+        variant_defects(known, variants)
+
+
+def test_the_variants_have_pairs_enough():
+    pairs = variant_defects(catalogue(), embedded_variants())
+    check_defects(pairs)
+    assert len(pairs) >= 6
+    assert len({p.device for p in pairs}) >= 6

@@ -13,6 +13,7 @@ from harness.commands.prove.render import markdown, page, text_table, with_summa
 from harness.commands.prove.result import Result, Seen, read_events, result_from_json
 from harness.commands.prove.trial import Job
 from harness.errors import UsageError
+from harness.hosts.inventory import embedded_variants
 from reports.models import Finding
 
 DEFECT = Defect("fd_leaks", "core", "MIG-058", "lets <it> leak | out", "ref", where="vfio_main.c")
@@ -168,3 +169,35 @@ def test_the_readme_gets_its_line_between_the_marks():
     assert with_summary(text, "new") == "a\n<!-- proof -->\nnew\n<!-- /proof -->\nb\n"
     with pytest.raises(UsageError, match="add the two marks"):
         with_summary("nothing", "new")
+
+
+def test_what_a_variant_breaks_by_its_nature_accuses_nobody():
+    named, other = "MIG-102", "MIG-100"
+    assert named in embedded_variants()["ref-saves-differ"].findings
+    golden = trial(named, other, device="ref-saves-differ", golden=True)
+    assert [a.seen.clause for a in build_matrix([], [golden]).alarms] == [other]
+    plain = trial(named, device="ref", golden=True)
+    assert [a.seen.clause for a in build_matrix([], [plain]).alarms] == [named]
+
+
+def test_what_a_run_of_a_variant_leaves_open_is_named_or_told():
+    named = next(iter(embedded_variants()["ref-saves-differ"].undecided))
+    golden = trial(device="ref-saves-differ", golden=True, undecided={named: "w", "MIG-100": "cut short"})
+    faults = build_matrix([], [golden]).golden_faults
+    assert len(faults) == 1
+    assert "MIG-100 undecided: cut short" in faults[0]
+
+
+def test_open_clauses_are_read_from_the_events(tmp_path):
+    path = tmp_path / "events.jsonl"
+    test = {
+        "event": "test",
+        "test": "t",
+        "s": 1,
+        "programs": 2,
+        "lab_error": "",
+        "undecided": {"MIG-100": "w"},
+    }
+    path.write_text("\n".join(map(json.dumps, [test, {"event": "open", "clause": "MIG-104", "why": "none"}])))
+    result = read_events(Job("ref", 1), path, killed=False)
+    assert result.undecided == {"MIG-100": "t: w", "MIG-104": "none"}
