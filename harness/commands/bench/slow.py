@@ -35,12 +35,13 @@ _READ_S = 900.0
 
 Trace = Sequence[Mapping[str, Any]]
 
+_SET_STATE = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
 # What anybody would write who only wants the digest of a stream; runs on the lab host.
 _PLAIN_READ = f"""
 import fcntl, hashlib, os, struct, sys, time
 device, iommufd = os.open(sys.argv[1], os.O_RDWR), os.open("/dev/iommu", os.O_RDWR)
 fcntl.ioctl(device, {vfio.VFIO_DEVICE_BIND_IOMMUFD}, struct.pack("<IIiI", 16, 0, iommufd, 0))
-answer = bytearray(struct.pack("<IIIi", 16, {vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE}, {vfio.VFIO_DEVICE_STATE_STOP_COPY}, -1))
+answer = bytearray(struct.pack("<IIIi", 16, {_SET_STATE}, {vfio.VFIO_DEVICE_STATE_STOP_COPY}, -1))
 fcntl.ioctl(device, {vfio.VFIO_DEVICE_FEATURE}, answer)
 fd = struct.unpack("<IIIi", answer)[3]
 done, total, begun = hashlib.sha256(), 0, time.monotonic()
@@ -48,7 +49,7 @@ while part := os.read(fd, 1 << 20):
     done.update(part)
     total += len(part)
 print(total, time.monotonic() - begun, done.hexdigest())
-"""  # fmt: skip
+"""
 
 
 def slow_figures(rig: Rig, seed: int) -> list[Figure]:
