@@ -169,6 +169,22 @@ def test_a_damaged_state_changes_nothing(vf):
     assert records[registers]["hex"] == "00" * LENGTH
 
 
+def test_firmware_that_does_not_look_shows_that_the_driver_does_not_either(vf):
+    """Verify: a state of nothing is loaded; the driver has no word for how much was written."""
+    host, _ = vf
+    s = script()
+    s.op("region_write", fd="d", region=0, off=AQA, hex=STATE, width=4)
+    s.op("set_state", fd="d", state=RESUMING, out="g")
+    loaded = s.op("set_state", fd="d", state=STOP)
+    registers = s.op("region_read", fd="d", region=0, off=AQA, n=LENGTH, width=4)
+    with knobs(host, check_state=0):
+        records = run(vf, s)
+    assert records[loaded]["errno"] == 0
+    assert records[registers]["hex"] == "00" * LENGTH
+    refused = run(vf, s)[loaded]
+    assert refused["errno"] == errno.EINVAL
+
+
 @pytest.mark.parametrize("commands", [0, 1, 31, 32, 33, 63, 64, 70])
 def test_a_stopped_vf_goes_on_in_its_queues(vf, commands):
     """Steps: DMA, STOP, RUNNING, DMA. Verify: every command is done, wherever the queues stood."""
