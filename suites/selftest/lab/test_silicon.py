@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from harness.errors import LabError, UsageError
 from harness.hosts.inventory import DeviceSpec, embedded_devices
 from harness.lab import silicon as silicon_module
-from harness.lab.machine import root_port
+from harness.lab.machine import SILICON_PORTS, Qemu, command_line, nvme_controller, root_port
 from harness.lab.silicon import check_copy, driver_digest, read_silicon, silicon_drivers
 from harness.profiles import load_profile
 
@@ -153,6 +153,22 @@ def test_only_a_modelled_device_has_the_state_of_its_function():
     modelled = DeviceSpec.model_validate({**entry, "modelled": "nvme"}).full_profile
     assert modelled.state_regions
     assert not load_profile("pds_vfio_pci").state_regions
+
+
+def test_the_machine_has_an_empty_port_for_each_controller(tmp_path):
+    """Verify: each port at its address, a subsystem for each, and no controller in the saved machine."""
+    qemu = Qemu("q", "QEMU 7.2", "tcg", "", frozenset({"nvme"}), nvme_sriov=True)
+    argv = command_line(
+        qemu, tmp_path, kernel=tmp_path, initrd=tmp_path, memory_mib=256, port=1, resume=tmp_path / "state"
+    )
+    ports = [a for a in argv if a.startswith("pcie-root-port")]
+    for number in SILICON_PORTS:
+        place = root_port(number).removeprefix("0000:00:")
+        (port,) = [p for p in ports if f"id=port{number}," in p]
+        assert f"addr={place}" in port
+        assert f"nvme-subsys,id=subsys{number}" in argv
+        assert nvme_controller(number)["bus"] == f"port{number}"
+    assert not [a for a in argv if a.startswith("nvme,")]
 
 
 @pytest.mark.parametrize("module", silicon_drivers())
