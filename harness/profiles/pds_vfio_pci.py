@@ -30,11 +30,6 @@ _STOPPED = (
     "pds_vfio_step_device_state_locked() calls pds_vfio_dirty_disable() on the way from STOP_COPY to STOP"
 )
 
-_UNORDERED = (
-    "the function is reset outside state_mutex, and pds_vfio_pci_aer_reset_done() sets RUNNING whatever "
-    "commands a SET has sent in between: the SET fails, or the driver says RUNNING of a suspended device"
-)
-
 PROFILE = Profile(
     module="pds_vfio_pci",
     driver="pds_vfio_pci",
@@ -59,8 +54,6 @@ PROFILE = Profile(
         "DIRTY-048": _STOPPED,
         "DIRTY-060": _OVERLAP,
         "DIRTY-061": f"{_PART}; {_OVERLAP}",
-        "MIG-161": _UNORDERED,
-        "MIG-162": _UNORDERED,
     },
     source="drivers/vfio/pci/pds",
 )
