@@ -96,6 +96,12 @@ def read_all(ctx: Context, a: dict[str, Any]) -> Any:
         except OSError as e:
             end, why = "full", str(e)
             break
+    digest = ""
+    if end != "full":
+        try:
+            digest = taken.digest()  # stores what was still waiting, for which there may be no room
+        except OSError as e:
+            end, why = "full", str(e)
     fields: dict[str, Any] = {
         "ret": -1 if error else have,
         "errno": error,
@@ -105,7 +111,7 @@ def read_all(ctx: Context, a: dict[str, Any]) -> Any:
     }
     if end in ("deadline", "full") or (end == "max" and a.get("partial")):
         return {**fields, "cut": True, "why": why}
-    fields["sha256"] = taken.digest()
+    fields["sha256"] = digest
     if "keep" in a:
         ctx.blobs[a["keep"]] = taken
     return fields

@@ -155,8 +155,9 @@ def part_of(blob: Any, at: int, count: int) -> Any:
 
 def _scratch_file() -> int:
     """Open a file without a name where the host has most room; -> fd.  On a disk, if there is one."""
-    best = max(_PLACES, key=lambda place: (not _in_memory(place), _free(place)))
-    if _free(best) < _SPARE:
+    there = [place for place in _PLACES if _free(place) >= _SPARE]
+    best = max(there, key=lambda place: (not _in_memory(place), _free(place)), default="")
+    if not best:
         raise OSError(errno.ENOSPC, "no room for a stream in %s" % " or ".join(_PLACES))
     return os.open(best, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
@@ -176,8 +177,8 @@ def _room(file: int) -> int:
 
 def _in_memory(place: str) -> bool:
     """Whether files there lie in memory: a stream may then not take it all."""
-    wanted = os.stat(place).st_dev
     try:
+        wanted = os.stat(place).st_dev
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
                 fields = line.split()
