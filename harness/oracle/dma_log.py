@@ -19,7 +19,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.oracle.dma_log_range import FARTHEST, LoggedRange, View, join, must_be_taken, place
+from harness.oracle.dma_log_range import (
+    FARTHEST,
+    LoggedRange,
+    View,
+    join,
+    mark_shared,
+    must_be_taken,
+    place,
+)
 from harness.oracle.judgement import Judgement
 from harness.oracle.migration_rules import errno_name
 from harness.program.pages import PAGE, bitmap_of, expand, fold, from_bytes, pages_of, span
@@ -124,6 +132,7 @@ class _DirtyJudge:
             base = -(-iova // PAGE) * PAGE  # a page that lies partly outside the range is not judged
             if iova + length > base:
                 self.ranges.append(LoggedRange(base, (iova + length - base) // PAGE))
+        mark_shared(self.ranges, self.grain)
         for known in self.ranges:
             for base, pages in self.old:
                 shift = (base - known.base) // PAGE
@@ -364,7 +373,7 @@ class _DirtyJudge:
             unsure |= view.bits(known.unsure | busy | later)
             known.fresh = [(when, p & ~seen) for when, p in known.fresh]
             if alone:
-                known.clean |= view.whole(self.grain) & known.touched & ~busy & ~later
+                known.clean |= view.whole(self.grain) & known.touched & ~known.shared & ~busy & ~later
                 known.unsure &= ~window
             elif missed:  # the report beside this one may have it; if not, the next one must
                 known.fresh.append((t1, missed))

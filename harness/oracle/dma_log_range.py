@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.program.pages import PAGE, expand, first, fold, pages_of, span
 
-__all__ = ["FARTHEST", "LoggedRange", "View", "join", "must_be_taken", "place"]
+__all__ = ["FARTHEST", "LoggedRange", "View", "join", "mark_shared", "must_be_taken", "place"]
 
 _CORE_MAX_RANGES = PAGE // 16
 _ANY_DRIVER = 64 << 30
@@ -39,6 +39,9 @@ class LoggedRange:
     read: int = 0
     stale: int = 0
     """Pages that an earlier log held when it ended."""
+    shared: int = 0
+    """Pages that lie in one page of the log with pages of another range: a report of this range need not
+    clear them, for it would clear the other's, too."""
     limit: int = 0
     """Nothing in the program touches pages from here on; it keeps the sets of a 2^63 byte range small."""
 
@@ -84,6 +87,18 @@ class View:
             return 0
         wide = expand(bits, self.factor, self.end + self.shift)
         return (wide >> self.shift if self.shift >= 0 else wide << -self.shift) & self.window()
+
+
+def mark_shared(ranges: Iterable[LoggedRange], grain: int) -> None:
+    """Note in each range which of its pages share a page of the log (`grain` pages) with another range."""
+    ordered = sorted((r for r in ranges if r.pages), key=lambda known: known.base)
+    for before, after in itertools.pairwise(ordered):
+        first_before, first_after = before.base // PAGE, after.base // PAGE
+        edge = first_after // grain * grain
+        begin = max(0, edge - first_before)
+        if first_before + before.pages > edge and begin <= FARTHEST:
+            before.shared |= span(begin, before.pages)
+            after.shared |= span(0, min(after.pages, edge + grain - first_after))
 
 
 def join(sets: Iterable[int]) -> int:

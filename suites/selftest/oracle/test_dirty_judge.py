@@ -144,3 +144,23 @@ def test_ranges_as_large_as_the_address_space_take_no_memory() -> None:
         begun, ("main", "dma", far, 12, 13, {"done": True}), report(14, 15, 0),
     )  # fmt: skip
     assert not found.violations
+
+
+def test_a_page_of_the_log_with_two_ranges_in_it_need_not_be_cleared() -> None:
+    """A log of 64 KiB pages: clearing what one range's report told would lose the other range's writes."""
+    one = [BASE, 8 * PAGE]
+    for beside, expected in (
+        ([BASE + 12 * PAGE, PAGE], set()),
+        ([BASE - PAGE, PAGE], {"DIRTY-031"}),
+        ([BASE + 16 * PAGE, PAGE], {"DIRTY-031"}),
+    ):
+        start = {**START, "ranges": [one, beside]}
+        started = ("main", "dma_logging_start", start, 2, 3, {"page_size": 16 * PAGE})
+        found = judged(STOP, started, WROTE, report(10, 11, 0xFF), report(20, 21, 0xFF))
+        assert clauses(found) == expected
+
+
+def test_ranges_far_apart_share_nothing_and_take_no_memory() -> None:
+    ranges = [[0, 1 << 62], [1 << 62, 1 << 62], [(1 << 63) + PAGE, PAGE], [(1 << 63) + 3 * PAGE, PAGE]]
+    started = ("main", "dma_logging_start", {**START, "ranges": ranges}, 2, 3, {"page_size": 1 << 30})
+    assert not judged(STOP, started, WROTE, report(10, 11, 0xFF)).violations
