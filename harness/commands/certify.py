@@ -52,8 +52,12 @@ def _workers(lab: str) -> int:
 def certify(
     lab: Annotated[str, typer.Option(help="lab of labs.yaml, or 'embedded'")] = EMBEDDED,
     device: Annotated[
-        list[str] | None, typer.Option(help="device id; may be repeated  [default: all of the lab]")
+        list[str] | None,
+        typer.Option(help="device id; may be repeated  [default: all of the lab but modelled ones]"),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="embedded lab: also the kernel's own drivers over modelled silicon")
+    ] = False,
     budget: Annotated[
         str | None,
         typer.Option(help="most time a device may take: 90s, 10m, 2h  [default: as long as it needs]"),
@@ -91,6 +95,7 @@ def certify(
     \b
     Examples:
       vfiocert certify
+      vfiocert certify --all
       vfiocert certify --device mtty0
       vfiocert certify --lab mylab --device cx7-vf0 --budget 10m
       vfiocert certify --flavour debug --clause 'MIG-10*'
@@ -100,7 +105,11 @@ def certify(
     """
     if budget is not None:
         parse_budget(budget)
+    if everything and (device or lab != EMBEDDED):
+        raise UsageError("--all means every device of the embedded lab; leave --device and --lab out")
     targets = select(inventory_of(labs_file, lab), lab, device or [])
+    if not device and not everything:  # the modelled ones take longer than all the others together
+        targets = tuple(t for t in targets if t.device.modelled is None)
     clauses = matching(tuple(clause or ()))
     if not clauses:
         first, last = all_clauses()[0].id, all_clauses()[-1].id
