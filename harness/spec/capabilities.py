@@ -175,6 +175,7 @@ _TABLE: Mapping[str, tuple[tuple[str, str, str, str], ...]] = {
     ),
     "fixtures/collector.py": (
         ("error_reached", "bool", "the run itself", "a test brought the device into ERROR"),
+        ("write_refused", "bool", "the run itself", "the device refused a write of a damaged stream"),
         ("damage_accepted", "bool", "the run itself", "the device accepted a damaged stream"),
     ),
 }

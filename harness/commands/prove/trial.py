@@ -205,6 +205,7 @@ class Trial:
         if self.rig is None or not self.rig.facts:
             return
         known = {**self.rig.facts["capabilities"], "error_reached": "MIG-130" in self._checked}
+        known["write_refused"] = "MIG-107" in self._checked or not {"MIG-112", "MIG-114"} & self._checked
         known["damage_accepted"] = "MIG-114" in self._checked or "MIG-112" not in self._checked
         clauses = by_id()
         for clause in sorted(self._named - self._checked - self.seen_clauses):

@@ -364,6 +364,7 @@ CLAUSES: tuple[Clause, ...] = (
         "MUST",
         "a stream the driver refused at write() makes RESUMING -> STOP fail",
         f"{_FSM}, RESUMING -> STOP: incomplete, inconsistent, or otherwise invalid",
+        "write_refused",
     ),
     _c(
         "MIG-108",
