@@ -20,6 +20,8 @@ Step = tuple[Any, ...]
 
 STEPS = 20
 """Steps of a program, at most."""
+_SLOW_MS, _LONGEST_PAUSE_MS = 10, 2000
+"""A SET that takes so long is met by others at any moment, if they pause as long as it; at most so long."""
 _FDS = (-1, 0, -2)
 _READS = (1, 3, 16, 24, 100, 4096, 65536)
 # By weight; the first is what a program is made of when it is as simple as it can be.
@@ -91,15 +93,19 @@ def programs(subject: Subject, least: int = 1) -> st.SearchStrategy[dict[str, An
 def concurrent_program(subject: Subject) -> dict[str, Any]:
     """Two or three threads of SET, GET and reset that start together in RUNNING.
 
-    In half of them another one keeps the device busy meanwhile, which must change no state.
+    In half of them another one keeps the device busy meanwhile, which must change no state.  Where a SET
+    takes long, what comes beside it comes at any moment of it, and not only when it begins.
     """
     rng = subject.rng
+    slow = min(subject.arc_ms, _LONGEST_PAUSE_MS) if subject.arc_ms >= _SLOW_MS else 0
     count = rng.choice((2, 2, 3))
     names = [f"t{n}" for n in range(count)]
     threads = [{"name": "main", "ops": [["get_state", {"fd": "d"}]]}]
     for name in names:
         ops: list[Op] = [["barrier", {"name": "go", "parties": count}]]
         for n in range(rng.randint(2, 4)):
+            if slow and rng.random() < 0.6:
+                ops.append(["sleep", {"ms": rng.randint(1, slow)}])
             choice = rng.random()
             if choice < 0.55:
                 ops.append(
