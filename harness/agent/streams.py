@@ -191,11 +191,13 @@ def _in_memory(place: str) -> bool:
 
 
 def _available_memory() -> int:
+    """Memory that a file in it may take: what is free, and the swap that it can go to."""
+    found = 0
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+                if line.startswith(("MemAvailable:", "SwapFree:")):
+                    found += int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
-    return 0
+    return found

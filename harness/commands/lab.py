@@ -42,6 +42,9 @@ def up(
         ),
     ] = None,
     flavour: Annotated[str, typer.Option(help="plain, or debug (KASAN, lockdep, UBSAN; slower)")] = "plain",
+    scratch: Annotated[
+        int, typer.Option(help="GiB of a sparse disk for streams longer than its memory  [default: none]")
+    ] = 0,
     memory: Annotated[int | None, typer.Option(help="MiB of memory  [default: 1024, debug: 2048]")] = None,
     idle_limit: Annotated[
         float, typer.Option(help="seconds after which an unused lab is removed")
@@ -61,6 +64,7 @@ def up(
             kernel=kernel,
             flavour=flavour,
             memory_mib=memory,
+            scratch_gib=scratch,
             idle_limit_s=idle_limit,
             progress=progress,
         )

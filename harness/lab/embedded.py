@@ -27,7 +27,7 @@ from harness.lab.instance import Instance
 from harness.lab.keeper import owned, start_time
 from harness.lab.kernel import KernelBuild, load_kernel, obtain_kernel
 from harness.lab.machine import command_line, find_qemu, nvme_controller, plugged_devices
-from harness.lab.places import locked, run_dir
+from harness.lab.places import cache_dir, locked, run_dir
 from harness.progress import NoProgress, Progress
 
 __all__ = ["DEFAULT_IDLE_LIMIT_S", "EmbeddedLab", "attach", "list_labs", "new_name"]
@@ -57,6 +57,7 @@ class _State:
     frame_folder: str
     idle_limit_s: float
     started: float
+    scratch_gib: int = 0
 
 
 class EmbeddedLab:
@@ -80,12 +81,14 @@ class EmbeddedLab:
         flavour: str = "plain",
         memory_mib: int | None = None,
         idle_limit_s: float = DEFAULT_IDLE_LIMIT_S,
+        scratch_gib: int = 0,
         progress: Progress | None = None,
     ) -> EmbeddedLab:
         """A new lab called `name`, ready for SSH: seconds with a warm cache, minutes where a kernel is built.
 
-        `kernel` is what `--kernel` takes; `memory_mib` defaults to 1024, 2048 for debug.  UsageError for a
-        wrong argument, a name in use, or a missing program; LabError where it does not come up.
+        `kernel` is what `--kernel` takes; `memory_mib` defaults to 1024, 2048 for debug; `scratch_gib` is the
+        size of a sparse disk for streams that are longer than its memory.  UsageError for a wrong argument, a
+        name in use, or a missing program; LabError where it does not come up.
         """
         report = progress or NoProgress()
         if not _NAME.match(name):
@@ -95,17 +98,20 @@ class EmbeddedLab:
         memory = memory_mib if memory_mib is not None else (2048 if flavour == "debug" else 1024)
         if not 256 <= memory <= 65536:
             raise UsageError(f"lab memory {memory} MiB is not within 256..65536")
+        if not 0 <= scratch_gib <= 1024:
+            raise UsageError(f"lab scratch {scratch_gib} GiB is not within 0..1024")
         if not 10 <= idle_limit_s <= 86400 * 7:
             raise UsageError(f"idle limit {idle_limit_s:g} s is not within 10..604800")
         try:
-            return cls._up(name, kernel, flavour, memory, idle_limit_s, report)
+            return cls._up(name, kernel, flavour, memory, idle_limit_s, scratch_gib, report)
         except OSError as error:  # a full disk, for one: never the device, never a bug
             raise LabError(f"lab {name!r} could not be made: {error}") from None
 
     @classmethod
     def _up(
-        cls, name: str, kernel: str | None, flavour: str, memory: int, idle_limit_s: float, report: Progress
-    ) -> EmbeddedLab:
+        cls, name: str, kernel: str | None, flavour: str, memory: int, idle_limit_s: float, scratch_gib: int,
+        report: Progress,
+    ) -> EmbeddedLab:  # fmt: skip
         qemu = find_qemu()
         build = obtain_kernel(kernel, flavour, report)
         image = base_image(build, report)
@@ -118,6 +124,7 @@ class EmbeddedLab:
             folder.mkdir(mode=0o700)
             instance = Instance(folder)
             report.step(f"starting lab {name!r} ({qemu.accel})")
+            scratch = _make_scratch(name, scratch_gib)
             try:
                 _own(folder)
                 port = instance.start(
@@ -129,6 +136,7 @@ class EmbeddedLab:
                         memory_mib=memory,
                         port=port,
                         resume=frame.state,
+                        scratch=scratch,
                     ),
                     port=None,
                     idle_limit_s=idle_limit_s,
@@ -144,6 +152,7 @@ class EmbeddedLab:
                     str(frame.folder),
                     idle_limit_s,
                     time.time(),
+                    scratch_gib,
                 )
                 _write_access(folder, frame, port)
                 lab = cls(folder, state)
@@ -154,6 +163,8 @@ class EmbeddedLab:
                 instance.stop()
                 _remove(folder)
                 raise
+            finally:
+                _forget_scratch(scratch)
         return lab
 
     @property
@@ -225,20 +236,25 @@ class EmbeddedLab:
                 raise LabError(f"lab {self.name!r} is gone; bring it up again")
             report.step(f"resetting lab {self.name!r}")
             self._instance.stop()
-            self._instance.start(
-                lambda port: command_line(
-                    qemu,
-                    self._folder,
-                    kernel=build.bzimage,
-                    initrd=frame / "initrd",
-                    memory_mib=self._state.memory_mib,
-                    port=port,
-                    resume=frame / "state",
-                ),
-                port=self.port,
-                idle_limit_s=self._state.idle_limit_s,
-            )
-            self._ready(report)
+            scratch = _make_scratch(self.name, self._state.scratch_gib)
+            try:
+                self._instance.start(
+                    lambda port: command_line(
+                        qemu,
+                        self._folder,
+                        kernel=build.bzimage,
+                        initrd=frame / "initrd",
+                        memory_mib=self._state.memory_mib,
+                        port=port,
+                        resume=frame / "state",
+                        scratch=scratch,
+                    ),
+                    port=self.port,
+                    idle_limit_s=self._state.idle_limit_s,
+                )
+                self._ready(report)
+            finally:
+                _forget_scratch(scratch)
 
     def plug(self, port: int) -> None:
         """An NVMe controller with virtual functions at an empty root port (`SILICON_PORTS`), until a reset.
@@ -345,6 +361,22 @@ def _write_access(folder: Path, frame: Frame, port: int) -> None:
     with open(handle, "wb") as file:
         file.write(frame.private_key.read_bytes())
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {frame.host_key}\n", encoding="ascii")
+
+
+def _make_scratch(name: str, gib: int) -> Path | None:
+    """A sparse file for the scratch disk of the lab `name`; None where it has none."""
+    if not gib:
+        return None
+    path = cache_dir("scratch") / name
+    with path.open("wb") as file:
+        file.truncate(gib << 30)
+    return path
+
+
+def _forget_scratch(path: Path | None) -> None:
+    """Take the file's name away: QEMU has it open, and it goes with QEMU, however that ends."""
+    if path is not None:
+        path.unlink(missing_ok=True)
 
 
 def _read_state(folder: Path) -> _State | None:

@@ -108,9 +108,13 @@ def find_qemu() -> Qemu:
 
 
 def command_line(
-    qemu: Qemu, folder: Path, *, kernel: Path, initrd: Path, memory_mib: int, port: int, resume: Path | None
-) -> list[str]:
-    """QEMU's arguments for a lab in `folder`; `resume` is the saved frame, or None to boot."""
+    qemu: Qemu, folder: Path, *, kernel: Path, initrd: Path, memory_mib: int, port: int, resume: Path | None,
+    scratch: Path | None = None,
+) -> list[str]:  # fmt: skip
+    """QEMU's arguments for a lab in `folder`; `resume` is the saved frame, or None to boot.
+
+    `scratch`: the file of a disk that a resumed lab puts long streams on (harness/lab/init/control.py).
+    """
     accel = ["-accel", "kvm", "-cpu", "host"] if qemu.accel == "kvm" else ["-accel", "tcg", "-cpu", "max"]
     argv = [
         qemu.program,
@@ -178,6 +182,9 @@ def command_line(
         ]
     if resume is not None:
         argv += ["-incoming", f"exec:exec cat {_shell_quoted(str(resume))}", *device_arguments(qemu)]
+    if resume is not None and scratch is not None:
+        argv += ["-drive", f"file={scratch},if=none,id=scratch,format=raw,cache=unsafe"]
+        argv += ["-device", "virtio-blk-pci,drive=scratch,addr=0a.0,bus=pcie.0"]
     return argv
 
 

@@ -204,7 +204,9 @@ def _results(
         with open_progress() as progress:
             kernel = obtain_kernel(None, kind, progress)
             todo = [_seeded(job, kernel, progress) for job in todo]
-            pool = Pool(min(size, len(todo)), kind, folder, progress)
+            variants = embedded_variants()
+            scratch = max(variants[j.device].scratch_gib if j.device in variants else 0 for j in todo)
+            pool = Pool(min(size, len(todo)), kind, folder, progress, scratch)
         count, begun = 0, time.monotonic()
         try:
             with pool:

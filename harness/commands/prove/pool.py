@@ -52,12 +52,15 @@ class _Slot:
 class Pool:
     """`with Pool(2, "plain", folder, progress) as pool: for result in pool.run(jobs): ...`"""
 
-    def __init__(self, size: int, flavour: str, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, size: int, flavour: str, folder: Path, progress: Progress, scratch_gib: int = 0
+    ) -> None:
         self.folder = folder
+        self.scratch_gib = scratch_gib
         self._slots: list[_Slot] = []
         try:
             for _ in range(size):
-                self._slots.append(_Slot(_lab(flavour, progress), flavour))
+                self._slots.append(_Slot(_lab(flavour, progress, scratch_gib), flavour))
         except BaseException:
             self.close()
             raise
@@ -138,17 +141,17 @@ class Pool:
         with contextlib.suppress(OSError):
             os.close(slot.pidfd)
 
-    @staticmethod
-    def _renew(slot: _Slot) -> None:
+    def _renew(self, slot: _Slot) -> None:
         with contextlib.suppress(LabError):
             slot.lab.down()
-        slot.lab = _lab(slot.flavour, NoProgress())
+        slot.lab = _lab(slot.flavour, NoProgress(), self.scratch_gib)
 
 
-def _lab(flavour: str, progress: Progress) -> EmbeddedLab:
+def _lab(flavour: str, progress: Progress, scratch_gib: int) -> EmbeddedLab:
     return EmbeddedLab.up(
-        name=new_name("prove"), flavour=flavour, idle_limit_s=_IDLE_LIMIT_S, progress=progress
-    )
+        name=new_name("prove"), flavour=flavour, idle_limit_s=_IDLE_LIMIT_S, scratch_gib=scratch_gib,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _in_child(job: Job, lab_name: str, folder: Path) -> None:

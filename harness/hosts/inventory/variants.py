@@ -46,6 +46,7 @@ class Variant(BaseModel):
     * `base`: the embedded device that it is; `parameters`: of that device's module.
     * `chapters`, `clauses` (patterns; none: all), `depth`, `budget`: what `prove` runs on it, and `limit_s`:
       how long that may take.
+    * `scratch_gib`: the disk of the lab that its streams need (`vfiocert lab up --scratch`).
     * `findings`: clause -> why this device breaks it and is right; a SHOULD only.
     * `undecided`: clause -> why a run of this kind leaves it open.
     * `catches`: defects of its module that must be caught with these parameters too.
@@ -59,6 +60,7 @@ class Variant(BaseModel):
     parameters: Mapping[str, int | bool] = Field(min_length=1)
     op_limit_s: float | None = None
     stream_limit_bytes: int | None = None
+    scratch_gib: int = 0
     chapters: tuple[str, ...] = ("mig", "dirty")
     clauses: tuple[str, ...] = ()
     depth: Annotated[int, Field(ge=1, le=5)] = 1

@@ -16,6 +16,7 @@ from harness.errors import UsageError
 from harness.lab.cpio import CpioWriter
 from harness.lab.image import key_archive
 from harness.lab.kconfig import FLAVOURS, compare_config, fragments, known_symbols, read_config
+from harness.lab.machine import Qemu, command_line
 from harness.lab.modfile import ModuleInfo, closure, read_module, write_indexes
 
 
@@ -204,3 +205,20 @@ def test_fragments_are_lines_of_configuration_only(flavour):
 def test_unknown_flavour_prints_the_known_ones():
     with pytest.raises(UsageError, match="plain, debug"):
         fragments("fast")
+
+
+def test_only_a_resumed_lab_that_wants_one_has_a_scratch_disk(tmp_path):
+    """Verify: the saved machine, which all labs share, has none."""
+    qemu = Qemu("qemu", "9", "tcg", "", frozenset(), False)
+
+    def arguments(resume, scratch):
+        return " ".join(
+            command_line(
+                qemu, tmp_path, kernel=tmp_path, initrd=tmp_path, memory_mib=1, port=1, resume=resume,
+                scratch=scratch,
+            )
+        )  # fmt: skip
+
+    assert f"file={tmp_path / 'disk'},if=none" in arguments(tmp_path / "state", tmp_path / "disk")
+    assert "virtio-blk" not in arguments(tmp_path / "state", None)
+    assert "virtio-blk" not in arguments(None, tmp_path / "disk")
