@@ -32,6 +32,7 @@ def suite_arguments(
     lab: str,
     depth: int,
     budget: str | None,
+    search_time: str | None = None,
     seed: int | None,
     allure: bool = False,
     only: Sequence[str] = (),
@@ -50,6 +51,7 @@ def suite_arguments(
         "--out", str(out.resolve()),
     ]  # fmt: skip
     args += ["--budget", budget] if budget else []
+    args += ["--search-time", search_time] if search_time else []
     args += ["--vfiocert-seed", str(seed)] if seed is not None else []
     for device in devices:
         args += ["--device", device]

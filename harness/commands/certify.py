@@ -62,6 +62,9 @@ def certify(
         str | None,
         typer.Option(help="most time a device may take: 90s, 10m, 2h  [default: as long as it needs]"),
     ] = None,
+    search_time: Annotated[
+        str, typer.Option(help="time to aim at for random programs and long sequences of a device")
+    ] = "2m",
     depth: Annotated[int, typer.Option(min=1, max=7, help="length of the exhaustive sequences, at most")] = 5,
     kernel: Annotated[
         str | None, typer.Option(help="embedded lab: a series (7.2, 6.12) or a built tree")
@@ -105,6 +108,7 @@ def certify(
     """
     if budget is not None:
         parse_budget(budget)
+    parse_budget(search_time, "--search-time")
     if everything and (device or lab != EMBEDDED):
         raise UsageError("--all means every device of the embedded lab; leave --device and --lab out")
     targets = select(inventory_of(labs_file, lab), lab, device or [])
@@ -129,6 +133,7 @@ def certify(
         lab=lab,
         depth=depth,
         budget=budget,
+        search_time=search_time,
         seed=seed,
         allure=True,
     )

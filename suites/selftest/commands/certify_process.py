@@ -38,7 +38,7 @@ class Certify:
             env["VFIOCERT_LAB_NAME"] = lab.name
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "harness", "certify", "--out", str(out), "--seed", "1",
-             "--depth", "1", "--budget", "5s", *options, *arguments, *device],
+             "--depth", "1", "--search-time", "5s", *options, *arguments, *device],
             env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True, cwd=Path(out).parent, preexec_fn=_as_from_a_terminal,
         )  # fmt: skip

@@ -27,7 +27,7 @@ def test_a_device_of_slow_arcs_conforms(tmp_path: Path) -> None:
     """Steps: certify arcs of 50 ms, every cell and short sequences.  Verify: nothing failed or undecided."""
     out = tmp_path / "run"
     done = vfiocert(
-        "certify", "--device", "ref-arc-50ms", "--depth", "1", "--budget", "5s", "--seed", "1",
+        "certify", "--device", "ref-arc-50ms", "--depth", "1", "--search-time", "5s", "--seed", "1",
         "--clause", "MIG-03*", "--clause", "MIG-161", "--out", str(out),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
