@@ -139,7 +139,7 @@ def test_device_in_use_is_refused_and_named(host):
         )  # fmt: skip
         assert result.trace[0]["errno"] == 0
         with (
-            pytest.raises(LabError, match=r"is in use: pid \d+ \(python3\)"),
+            pytest.raises(LabError, match=r"is in use: pid \d+ \(vfiocert-agent\)"),
             provisioned(host, pci(EDU), holder="me"),
         ):
             pytest.fail("the body must not run")
