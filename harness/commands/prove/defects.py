@@ -145,7 +145,7 @@ def variant_defects(found: Sequence[Defect], variants: Mapping[str, Variant]) ->
                 raise HarnessError(
                     f"variants.yaml: {variant.name}: catches {name!r}, which is no defect of it"
                 )
-            words = f"{base.text}; on a device of which {variant.text}"
+            words = f"{base.text}; on a device like this: {variant.text}"
             pairs.append(
                 replace(base, name=f"{name}-on-{variant.name}", knob=name, device=variant.name, text=words)
             )
