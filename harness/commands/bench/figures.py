@@ -19,6 +19,7 @@ from fixtures.connect import HostConnection
 from fixtures.rig import Rig
 from harness.commands.bench.yardstick import Yardstick
 from harness.hosts.client import Agent
+from harness.program.script import Script
 from suites.mig.random_programs import STEPS, programs
 
 __all__ = [
@@ -103,6 +104,9 @@ def sweep_figures(
     for _ in range(_ROUNDS):
         rig.subject("bench")  # opens the device
         stack.append(_rate(whole_stack))
+        rig.execute(
+            Script().to_json()
+        )  # a reset: mtty does not survive a SET after a close in a saving state
         rig.release()  # only one may have the device open
         plain.append(yard.sweep(max(1, 40000 // arcs)))
         single.append(_rate(execs))
