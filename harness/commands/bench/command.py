@@ -43,6 +43,8 @@ __all__ = ["bench", "certify_figures"]
 _CERTIFY_LIMIT_S = 1800.0
 _WARM_S, _COLD_S, _ALL_S = 60.0, 480.0, 300.0
 _DEPTH, _PROGRAMS = 5, 4
+_RESET = bytes([255])
+"""Ends the walk of the yardstick in RUNNING: mtty does not survive a SET after a close in a saving state."""
 
 
 def bench(
@@ -124,7 +126,7 @@ def _measure(
                 python, sudo = _how(target)
                 node = held.device["cdev"]
                 progress.step("sweeping")
-                with yardstick(connection, node, program, sweep_targets_of(programs), sudo) as yard:
+                with yardstick(connection, node, program, sweep_targets_of(programs) + _RESET, sudo) as yard:
                     figures = sweep_figures(rig, held, yard, programs)
                 progress.step("running random programs")
                 figures.append(programs_figure(rig, seed))
