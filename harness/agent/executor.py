@@ -195,18 +195,14 @@ class RunningProgram:
             thread.since_ns += stalled_ns
 
     def late(self, now: int) -> bool:
-        """Whether an operation has taken longer than any may.
+        """Whether an operation, or the last step of one of many steps, has taken longer than any may."""
+        return any(now > self._began_ns(t) + self.op_ns for t in self.threads if not t.ended)
 
-        One that waits for something else ends by itself with the program's time; only where that is over for
-        long, too, is it late.
-        """
-        if now > self.deadline_ns + self.op_ns + _GRACE_NS:
-            return True
-        return any(
-            now - t.since_ns > self.op_ns and t.index >= 0
-            and not t.ended and not (t.index < len(t.ops) and t.ops[t.index][0] in WAITING_OPS)
-            for t in self.threads
-        )  # fmt: skip
+    def _began_ns(self, thread: _Thread) -> int:
+        """When what the thread does now began; what waits for others has the program's time first."""
+        ops, index = thread.ops, thread.index
+        waits = index < 0 or (index < len(ops) and ops[index][0] in WAITING_OPS)
+        return max(thread.since_ns, self.deadline_ns + _GRACE_NS) if waits else thread.since_ns
 
     def waits(self) -> bool:
         """Whether what does not come back has used no CPU time for a while: a slow host is no hang."""
