@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from harness.oracle.judge import applicable
 from harness.spec.clause import Clause
 
-__all__ = ["THEMES", "applying", "unexercised"]
+__all__ = ["FOUND_BY_TESTS", "THEMES", "applying", "found_by_tests", "unexercised"]
+
+FOUND_BY_TESTS = {"error_reached": True, "damage_accepted": True, "write_refused": True}
+"""Capabilities that only a run can show: before it, nothing is excluded for want of them."""
 
 THEMES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("migration", "", "", ("MIG-002", "MIG-030", "MIG-100")),
@@ -36,9 +39,22 @@ THEMES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 clauses that exercise it).  A part is not named beside the whole."""
 
 
+def found_by_tests(checked: Container[str]) -> dict[str, bool]:
+    """The capabilities of `FOUND_BY_TESTS`, from the clauses that a run has checked.
+
+    Only where damage was tried is it known that none is accepted, and that no write() is refused.
+    """
+    return {
+        "error_reached": "MIG-130" in checked,
+        "damage_accepted": "MIG-114" in checked or "MIG-112" not in checked,
+        "write_refused": "MIG-107" in checked or not ("MIG-112" in checked or "MIG-114" in checked),
+    }
+
+
 def applying(clauses: Iterable[Clause], capabilities: Mapping[str, Any]) -> int:
     """How many of the clauses apply to a device with these probed capabilities."""
-    return sum(not clause.untested and not applicable(clause, capabilities) for clause in clauses)
+    known = {**capabilities, **FOUND_BY_TESTS}
+    return sum(not clause.untested and not applicable(clause, known) for clause in clauses)
 
 
 def unexercised(
@@ -50,12 +66,11 @@ def unexercised(
     did.  A theme none of whose clauses was asked for is not named.
     """
     asked = {clause.id: clause for clause in clauses}
+    possible = {**capabilities, **FOUND_BY_TESTS}
     found: dict[str, str] = {}
     for name, whole, reason, ids in THEMES:
         known = [asked[i] for i in ids if i in asked]
-        done = [
-            c for c in known if (not applicable(c, capabilities) if checked is None else checked.get(c.id))
-        ]
+        done = [c for c in known if (not applicable(c, possible) if checked is None else checked.get(c.id))]
         if known and not done and whole not in found:
             said = next(filter(None, (applicable(c, capabilities) for c in known)), "")
             # What PROBE said of a capability tells more than that a clause needs one that no PROBE tells.

@@ -36,6 +36,7 @@ from harness.hosts.inventory import EMBEDDED
 from harness.lab.embedded import attach
 from harness.oracle.judge import applicable
 from harness.oracle.judgement import Violation
+from harness.oracle.scope import found_by_tests
 from harness.spec.clause import by_id
 
 __all__ = ["DEPTH", "Job", "Mode", "run_trial"]
@@ -204,9 +205,7 @@ class Trial:
         """Note the clauses that tests named and none checked, though the device has what they are about."""
         if self.rig is None or not self.rig.facts:
             return
-        known = {**self.rig.facts["capabilities"], "error_reached": "MIG-130" in self._checked}
-        known["write_refused"] = "MIG-107" in self._checked or not {"MIG-112", "MIG-114"} & self._checked
-        known["damage_accepted"] = "MIG-114" in self._checked or "MIG-112" not in self._checked
+        known = {**self.rig.facts["capabilities"], **found_by_tests(self._checked)}
         clauses = by_id()
         for clause in sorted(self._named - self._checked - self.seen_clauses):
             if not clauses[clause].untested and not applicable(clauses[clause], known):

@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.collector import Collector
 from fixtures.fakes.migration import CAPABILITIES
-from harness.oracle.scope import THEMES, applying, unexercised
+from harness.oracle.scope import FOUND_BY_TESTS, THEMES, applying, found_by_tests, unexercised
 from harness.profiles import load_profile, profile_names
 from harness.spec.capabilities import CAPABILITIES as KNOWN
 from harness.spec.clause import all_clauses, by_id
@@ -74,3 +74,26 @@ def test_what_a_profile_expects_is_a_capability_with_the_step_that_makes_it_appe
     assert profile.expects.keys() <= KNOWN.keys()
     assert bool(profile.expects) == bool(profile.appears)
     assert all(profile.expected(c, f"{since}.1") for c, since in profile.expects.items())
+
+
+def test_what_only_a_run_can_show_is_not_told_as_impossible_before_it() -> None:
+    """Verify: ERROR may be reached by a damaged stream; after a run that did not, it is told."""
+    assert not any("ERROR" in line for line in unexercised(CLAUSES, CAPABILITIES))
+    assert any("ERROR" in line for line in unexercised(CLAUSES, CAPABILITIES, {"MIG-002": 1}))
+
+
+@pytest.mark.parametrize(
+    ("checked", "found"),
+    [
+        ((), {"error_reached": False, "damage_accepted": True, "write_refused": True}),
+        (("MIG-112",), {"error_reached": False, "damage_accepted": False, "write_refused": False}),
+        (("MIG-114",), {"error_reached": False, "damage_accepted": True, "write_refused": False}),
+        (("MIG-107", "MIG-112", "MIG-130"),
+         {"error_reached": True, "damage_accepted": False, "write_refused": True}),
+    ],
+)  # fmt: skip
+def test_what_a_run_has_found_follows_from_what_it_checked(
+    checked: tuple[str, ...], found: dict[str, bool]
+) -> None:
+    assert found_by_tests(checked) == found
+    assert found.keys() == FOUND_BY_TESTS.keys() <= KNOWN.keys()
