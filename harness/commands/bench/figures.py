@@ -7,7 +7,7 @@ import base64
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fixtures.connect import HostConnection
 from fixtures.rig import Rig
 from harness.commands.bench.yardstick import Yardstick
-from harness.hosts.client import Agent
+from harness.hosts.client import Agent, RunResult
 from harness.program.script import Script
 from suites.mig.random_programs import STEPS, programs
 
@@ -28,6 +28,7 @@ __all__ = [
     "agent_start",
     "own_memory",
     "programs_figure",
+    "send",
     "sweep_figures",
     "sweep_targets_of",
 ]
@@ -71,6 +72,16 @@ def sweep_targets_of(programs: list[dict[str, Any]]) -> bytes:
     return b"".join(base64.b64decode(args["targets"]) for args in walks)
 
 
+def send(connection: HostConnection, program: Mapping[str, Any], limit_s: float) -> RunResult:
+    """Run a program in the rig's open session, unjudged; an operation, or all of it, may take `limit_s`."""
+    limit_ms = int(limit_s * 1000)
+    return connection.agent.run(
+        {"devices": {"dev0": dict(connection.device)}, "session": "main", "keep": ["d", "i", "ioas"],
+         "deadline_ms": limit_ms, "op_ms": limit_ms, "threads": program["threads"]},
+        deadline_s=limit_s + 30,
+    )  # fmt: skip
+
+
 def _rate(work: Callable[[], int]) -> float:
     begun = time.monotonic()
     done = work()
@@ -85,14 +96,10 @@ def sweep_figures(
     Rounds of the three alternate, so that whatever else the machine does falls on all of them.
     """
     arcs = len(sweep_targets_of(programs))
-    device = {"dev0": dict(connection.device)}
 
     def whole_stack() -> int:
         for program in programs:
-            connection.agent.run(
-                {"devices": device, "session": "main", "keep": ["d", "i", "ioas"],
-                 "deadline_ms": 60000, "op_ms": 60000, "threads": program["threads"]}
-            )  # fmt: skip
+            send(connection, program, 60.0)
         return arcs
 
     def execs() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fixtures.connect import HostConnection
 from fixtures.rig import Rig
-from harness.commands.bench.figures import Figure
+from harness.commands.bench.figures import Figure, send
 from harness.errors import LabError
 from harness.oracle.judge import judge
 from harness.program.pages import PAGE, bitmap_of, from_bytes
@@ -41,12 +41,7 @@ def stream_figures(rig: Rig, size: int = STREAM_BYTES) -> list[Figure]:
     resaved = script.save(chunks=_PIECES[::-1])
     program = script.to_json()
     begun = time.monotonic()
-    result = held.agent.run(
-        {"devices": {"dev0": dict(held.device)}, "session": "main", "keep": ["d", "i", "ioas"],
-         "deadline_ms": int(_DEADLINE_S * 1000), "op_ms": int(_DEADLINE_S * 1000),
-         "threads": program["threads"]},
-        deadline_s=_DEADLINE_S + 30,
-    )  # fmt: skip
+    result = send(held, program, _DEADLINE_S)
     taken = time.monotonic() - begun
     trace = {int(record["i"]): record for record in result.trace}
     found = judge(rig.capabilities, {**program, "keep": ["d"]}, result.trace).violations
@@ -81,12 +76,7 @@ def dirty_figures(rig: Rig, pages: int = PAGES, length: int = REPORT_BYTES) -> l
     program = script.finish().to_json()
     held = rig.connection
     assert isinstance(held, HostConnection)
-    result = held.agent.run(
-        {"devices": {"dev0": dict(held.device)}, "session": "main", "keep": ["d", "i", "ioas"],
-         "deadline_ms": int(_DEADLINE_S * 1000), "op_ms": int(_DEADLINE_S * 1000),
-         "threads": program["threads"]},
-        deadline_s=_DEADLINE_S + 30,
-    )  # fmt: skip
+    result = send(held, program, _DEADLINE_S)
     begun = time.monotonic()
     verdict = judge(rig.capabilities, {**program, "keep": ["d", "i", "ioas"]}, result.trace)
     taken = time.monotonic() - begun

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from fixtures.connect import HostConnection
 from fixtures.rig import Rig
-from harness.commands.bench.figures import Figure
+from harness.commands.bench.figures import Figure, send
 from harness.errors import LabError
-from harness.oracle.judgement import Judgement
 from harness.program.script import Script
 from harness.uapi import vfio
 from suites.mig.random_programs import STEPS, programs
@@ -59,7 +58,6 @@ def slow_figures(rig: Rig, seed: int) -> list[Figure]:
     """
     flags = rig.subject("bench").flags
     tour = Tour(flags, _DEPTH)
-    cells: Judgement = Judgement()
     begun = time.monotonic()
     busy_s = cells_s = 0.0
     found = 0
@@ -68,7 +66,6 @@ def slow_figures(rig: Rig, seed: int) -> list[Figure]:
     while program is not None:
         verdict, trace = rig.execute(program)
         busy_s += _busy_s(trace)
-        cells.merge(verdict)
         found += len(verdict.violations)
         if not cells_s and tour.complete >= 1:
             cells_s = time.monotonic() - begun
@@ -127,12 +124,7 @@ def huge_stream_figures(
         rig.subject("bench")
         script = Script()
         read = script.save(chunks=[1 << 20])
-        program = script.to_json()
-        result = held.agent.run(
-            {"devices": {"dev0": dict(held.device)}, "session": "main", "keep": ["d", "i", "ioas"],
-             "deadline_ms": int(_READ_S * 1000), "op_ms": 60000, "threads": program["threads"]},
-            deadline_s=_READ_S + 60,
-        )  # fmt: skip
+        result = send(held, script.to_json(), _READ_S)
         record = next(r for r in result.trace if r["i"] == read)
         rig.release()
         plain = held.exec(f"python3 - {held.device['cdev']} <<'EOF'\n{_PLAIN_READ}\nEOF", _READ_S)
