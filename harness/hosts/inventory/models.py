@@ -206,13 +206,9 @@ class DeviceSpec(_Strict):
         """`vf_of` written out, or None."""
         return VfSpec(pf=self.vf_of) if isinstance(self.vf_of, str) else self.vf_of
 
-    def tuned(self, profile: Profile) -> Profile:
-        """The profile as it is for this device."""
-        return profile
-
     @property
     def full_profile(self) -> Profile:
-        """The profile, with the state that the function behind a model shows."""
+        """The profile as it is for this device: with the state that the function behind a model shows."""
         profile = load_profile(self.profile)
         if self.modelled is None:
             return profile

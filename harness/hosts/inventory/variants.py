@@ -34,10 +34,17 @@ class VariantSpec(DeviceSpec):
     op_limit_s: float | None = None
     stream_limit_bytes: int | None = None
 
-    def tuned(self, profile: Profile) -> Profile:
-        """The profile with the limits of this variant."""
-        limits = {"op_limit_s": self.op_limit_s, "stream_limit_bytes": self.stream_limit_bytes}
-        return replace(profile, **{k: v for k, v in limits.items() if v is not None})  # type: ignore[arg-type]
+    @property
+    def full_profile(self) -> Profile:
+        """The profile of its base, with the limits of this variant."""
+        base = super().full_profile
+        return replace(
+            base,
+            op_limit_s=base.op_limit_s if self.op_limit_s is None else self.op_limit_s,
+            stream_limit_bytes=(
+                base.stream_limit_bytes if self.stream_limit_bytes is None else self.stream_limit_bytes
+            ),
+        )
 
 
 class Variant(BaseModel):

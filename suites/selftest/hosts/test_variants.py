@@ -33,10 +33,10 @@ def test_a_variant_is_its_base_with_parameters_and_limits():
     assert (device.id, device.mdev, device.profile) == ("ref-slow", base.mdev, base.profile)
     assert device.parameters == {"arc_ms": "7", "reset_aborts": "Y"}
     profile = load_profile("vfiocert_ref")
-    tuned = device.tuned(profile)
+    tuned = device.full_profile
     assert tuned.op_limit_s == 90.0 != profile.op_limit_s
     assert tuned.stream_limit_bytes == profile.stream_limit_bytes
-    assert base.tuned(profile) is profile
+    assert base.full_profile is profile
 
 
 @pytest.mark.parametrize(
