@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from fixtures.connect import embedded_host, equip
 from fixtures.silicon_lab import silicon_facts
 from harness.engines import load_engine
 from harness.hosts.host import Host
 from harness.hosts.inventory import embedded_devices
-from harness.hosts.provision import ProvisionedDevice, provisioned
+from harness.hosts.provision import ProvisionedDevice
 from harness.lab.modfile import read_module
 from harness.lab.silicon import build_silicon, silicon_drivers
 from harness.program.script import Script
 from harness.progress import NoProgress
+from suites.selftest.lab.modelled import bound, knobs, opened, run, said
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -35,53 +34,17 @@ SUSPEND, SAVE, RESTORE = 18, 21, 22
 @pytest.fixture(scope="module")
 def vf(embedded_lab) -> Iterator[tuple[Host, ProvisionedDevice]]:
     """The VF, bound to its driver; given back afterwards."""
-    with Host.connect(embedded_host(embedded_lab), "embedded.embedded") as host:
-        equip(host, embedded_lab, MODULE)
-        with provisioned(host, DEVICE, holder="selftest") as ready:
-            yield host, ready
-
-
-def said(host: Host, command: str) -> str:
-    """What a command prints on the host."""
-    status, out, err = host.exec(command, 20.0)
-    assert status == 0, err
-    return out.decode().strip()
-
-
-@contextmanager
-def knobs(host: Host, **values: int) -> Iterator[None]:
-    """Knobs of the model, turned and turned back."""
-    place = f"/sys/module/{MODEL}/parameters"
-    before = {name: said(host, f"cat {place}/{name}") for name in values}
-    for name, value in values.items():
-        said(host, f"echo {value} >{place}/{name}")
-    try:
-        yield
-    finally:
-        for name, text in before.items():
-            said(host, f"echo {text} >{place}/{name}")
+    with bound(embedded_lab, MODULE) as found:
+        yield found
 
 
 def script() -> Script:
     """A program with the device open, and memory to do DMA to."""
-    s = Script(fresh=False)
-    s.op("open_iommufd", out="i")
-    s.op("ioas_alloc", fd="i", out="ioas")
-    s.op("open_cdev", dev="dev0", out="d")
-    s.op("bind", fd="d", iommufd="i")
-    s.op("attach", fd="d", pt="ioas")
+    s = opened()
     s.op("mmap", out="m", n=PAGES * PAGE, align=PAGE)
     s.op("mem_fill", mem="m", value=0xEE)
     s.op("ioas_map", fd="i", ioas="ioas", mem="m", n=PAGES * PAGE, iova=IOVA)
     return s
-
-
-def run(vf: tuple[Host, ProvisionedDevice], s: Script) -> list[Mapping[str, Any]]:
-    """The records of a program, by operation."""
-    host, ready = vf
-    result = host.agent.run({"devices": {"dev0": ready.entry}, "threads": s.to_json()["threads"]})
-    assert result.hung is None
-    return sorted(result.trace, key=lambda record: record["i"])
 
 
 def errnos(records: Sequence[Mapping[str, Any]], *indexes: int) -> list[int]:
@@ -143,7 +106,7 @@ def test_a_saved_state_moves_the_registers(vf):
     loaded = s.op("set_state", fd="d", state=STOP)
     going = s.op("set_state", fd="d", state=RUNNING)
     again = s.op("region_read", fd="d", region=0, off=AQA, n=LENGTH, width=4)
-    records = run(vf, s)
+    records = run(*vf, s)
     assert errnos(records, saved, ending, loaded, going) == [0, 0, 0, 0]
     assert records[saved]["n"] == 20544
     assert records[other]["hex"] == "00" * LENGTH
@@ -163,7 +126,7 @@ def test_a_damaged_state_changes_nothing(vf):
     refused = s.op("set_state", fd="d", state=STOP)
     state = s.op("get_state", fd="d")
     registers = s.op("region_read", fd="d", region=0, off=AQA, n=LENGTH, width=4)
-    records = run(vf, s)
+    records = run(*vf, s)
     assert records[refused]["errno"] == errno.EINVAL
     assert records[state]["state"] == RESUMING
     assert records[registers]["hex"] == "00" * LENGTH
@@ -177,11 +140,11 @@ def test_firmware_that_does_not_look_shows_that_the_driver_does_not_either(vf):
     s.op("set_state", fd="d", state=RESUMING, out="g")
     loaded = s.op("set_state", fd="d", state=STOP)
     registers = s.op("region_read", fd="d", region=0, off=AQA, n=LENGTH, width=4)
-    with knobs(host, check_state=0):
-        records = run(vf, s)
+    with knobs(host, MODEL, check_state=0):
+        records = run(*vf, s)
     assert records[loaded]["errno"] == 0
     assert records[registers]["hex"] == "00" * LENGTH
-    refused = run(vf, s)[loaded]
+    refused = run(*vf, s)[loaded]
     assert refused["errno"] == errno.EINVAL
 
 
@@ -195,7 +158,7 @@ def test_a_stopped_vf_goes_on_in_its_queues(vf, commands):
     s.op("set_state", fd="d", state=STOP)
     s.op("set_state", fd="d", state=RUNNING)
     after = [traffic.write(IOVA + (PAGES - 1 - n) * PAGE) for n in range(2)]
-    records = run(vf, s)
+    records = run(*vf, s)
     assert [records[i].get("done") for i in after] == [True, True]
 
 
@@ -210,7 +173,7 @@ def test_a_stopped_vf_does_no_dma(vf):
     s.op("dma", fd="d", steps=steps, effect={"do": "setup"})
     s.op("sleep", ms=50)
     dirty = s.op("mem_dirty", mem="m", value=0xEE)
-    records = run(vf, s)
+    records = run(*vf, s)
     assert records[dirty]["ranges"] == [[0, 1]]
 
 
@@ -224,7 +187,7 @@ def test_the_log_has_what_the_vf_wrote_and_not_what_the_cpu_did(vf):
     s.op("mem_write", mem="m", off=9 * PAGE, hex="aa")
     report = {"fd": "d", "iova": IOVA, "length": PAGES * PAGE, "page_size": PAGE, "bitmap_bytes": 16}
     first, second = s.op("dma_logging_report", **report), s.op("dma_logging_report", **report)
-    records = run(vf, s)
+    records = run(*vf, s)
     bits = [int.from_bytes(bytes.fromhex(records[i]["bitmap"]), "little") for i in (first, second)]
     assert bits == [1 << 5 | 1 << 70, 0]
 
@@ -240,8 +203,8 @@ def test_a_command_that_fails_leaves_the_state(vf, opcode, target, before):
     s.op("set_state", fd="d", state=before)
     failed = s.op("set_state", fd="d", state=target, out="f")
     state = s.op("get_state", fd="d")
-    with knobs(host, fail_opcode=opcode, fail_nth=1):
-        records = run(vf, s)
+    with knobs(host, MODEL, fail_opcode=opcode, fail_nth=1):
+        records = run(*vf, s)
     assert records[failed]["errno"] == errno.EIO
     assert records[state]["state"] == before
 
@@ -252,8 +215,8 @@ def test_a_suspend_that_never_ends_is_given_up(vf):
     s = script()
     failed = s.op("set_state", fd="d", state=STOP)
     state = s.op("get_state", fd="d")
-    with knobs(host, suspend_ms=600_000):
-        records = run(vf, s)
+    with knobs(host, MODEL, suspend_ms=600_000):
+        records = run(*vf, s)
     assert records[failed]["errno"] == errno.ETIMEDOUT
     assert records[state]["state"] == RUNNING
 
@@ -269,7 +232,7 @@ def test_a_recovery_of_the_firmware_is_an_error_that_a_reset_ends(vf):
     s.op("reset", fd="d")
     after = s.op("get_state", fd="d")
     host.exec(f"(sleep 0.7; echo 1 >/sys/module/{MODEL}/parameters/recover) >/dev/null 2>&1 &", 10.0)
-    records = run(vf, s)
+    records = run(*vf, s)
     assert records[state]["state"] == 0
     assert records[refused]["errno"] == errno.EIO
     assert records[after]["state"] == RUNNING

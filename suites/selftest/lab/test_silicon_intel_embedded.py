@@ -4,20 +4,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from fixtures.connect import embedded_host, equip
 from harness.hosts.host import Host
-from harness.hosts.inventory import embedded_devices
-from harness.hosts.provision import ProvisionedDevice, provisioned
+from harness.hosts.provision import ProvisionedDevice
 from harness.lab.modfile import read_module
 from harness.lab.silicon import build_silicon, silicon_drivers
 from harness.program.script import Script
 from harness.progress import NoProgress
+from suites.selftest.lab.modelled import bound, knobs, opened, run, said
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -32,43 +29,8 @@ Vf = tuple[Host, ProvisionedDevice, str]
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def vf(request, embedded_lab) -> Iterator[Vf]:
     """A VF of each driver, bound; given back afterwards."""
-    device = next(d for d in embedded_devices() if d.profile == request.param)
-    with Host.connect(embedded_host(embedded_lab), "embedded.embedded") as host:
-        equip(host, embedded_lab, request.param)
-        with provisioned(host, device, holder="selftest") as ready:
-            yield host, ready, MODELS[request.param]
-
-
-def said(host: Host, command: str) -> str:
-    """What a command prints on the host."""
-    status, out, err = host.exec(command, 20.0)
-    assert status == 0, err
-    return out.decode().strip()
-
-
-@contextmanager
-def knobs(vf: Vf, **values: int) -> Iterator[None]:
-    """Knobs of the model, turned and turned back."""
-    place = f"/sys/module/{vf[2]}/parameters"
-    before = {name: said(vf[0], f"cat {place}/{name}") for name in values}
-    for name, value in values.items():
-        said(vf[0], f"echo {value} >{place}/{name}")
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            said(vf[0], f"echo {old} >{place}/{name}")
-
-
-def script() -> Script:
-    """A program with the device open, just reset."""
-    s = Script(fresh=False)
-    s.op("open_iommufd", out="i")
-    s.op("ioas_alloc", fd="i", out="ioas")
-    s.op("open_cdev", dev="dev0", out="d")
-    s.op("bind", fd="d", iommufd="i")
-    s.op("attach", fd="d", pt="ioas")
-    return s
+    with bound(embedded_lab, request.param) as (host, ready):
+        yield host, ready, MODELS[request.param]
 
 
 def saved(s: Script) -> int:
@@ -78,13 +40,6 @@ def saved(s: Script) -> int:
     place = s.op("read_all", fd="f", keep="bytes")
     s.op("set_state", fd="d", state=STOP)
     return place
-
-
-def run(vf: Vf, s: Script) -> list[Mapping[str, Any]]:
-    """The records of a program, by operation."""
-    result = vf[0].agent.run({"devices": {"dev0": vf[1].entry}, "threads": s.to_json()["threads"]})
-    assert result.hung is None
-    return sorted(result.trace, key=lambda record: record["i"])
 
 
 def only(vf: Vf, model: str) -> None:
@@ -107,7 +62,7 @@ def test_the_driver_is_the_kernels_and_the_pf_has_the_model(vf, embedded_lab):
 
 def test_a_saved_state_moves_the_registers(vf):
     """Steps: write registers, save, reset, restore, run. Verify: they are as they were saved."""
-    s = script()
+    s = opened()
     read = saved(s)
     s.op("reset", fd="d")
     s.op("region_write", fd="d", region=0, off=AQA, hex="00" * LENGTH, width=4)
@@ -116,7 +71,7 @@ def test_a_saved_state_moves_the_registers(vf):
     loaded = s.op("set_state", fd="d", state=STOP)
     going = s.op("set_state", fd="d", state=RUNNING)
     again = s.op("region_read", fd="d", region=0, off=AQA, n=LENGTH, width=4)
-    records = run(vf, s)
+    records = run(*vf[:2], s)
     assert [records[i]["errno"] for i in (loaded, going)] == [0, 0]
     assert records[read]["n"] > 2000
     assert records[again]["hex"] == STATE
@@ -126,13 +81,13 @@ def test_a_suspend_that_the_device_fails_fails_the_set(vf):
     """Verify: SET says so and the state is RUNNING; after a reset the next one succeeds."""
     # Of two GTs the first one fails, and xe makes EUCLEAN of that when it asks the second.
     place, wanted = {"intel_qat": (2, errno.EIO), "xe": (0, errno.EUCLEAN)}[vf[2]]
-    with knobs(vf, fail_command=place, fail_nth=1):
-        s = script()
+    with knobs(vf[0], vf[2], fail_command=place, fail_nth=1):
+        s = opened()
         failed = s.op("set_state", fd="d", state=STOP)
         state = s.op("get_state", fd="d")
         s.op("reset", fd="d")
         again = s.op("set_state", fd="d", state=STOP)
-        records = run(vf, s)
+        records = run(*vf[:2], s)
     assert records[failed]["errno"] == wanted
     assert records[state]["state"] == RUNNING
     assert records[again]["errno"] == 0
@@ -143,10 +98,10 @@ def test_a_setup_says_what_the_device_can_do(vf):
     only(vf, "intel_qat")
     streams = []
     for capabilities in (0x1FF, 0x0FF, 0x1FF):
-        with knobs(vf, capabilities=capabilities):
-            s = script()
+        with knobs(vf[0], vf[2], capabilities=capabilities):
+            s = opened()
             read = saved(s)
-            streams.append(run(vf, s)[read]["sha256"])
+            streams.append(run(*vf[:2], s)[read]["sha256"])
     assert streams[0] == streams[2]
     assert streams[0] != streams[1]
 
@@ -154,14 +109,14 @@ def test_a_setup_says_what_the_device_can_do(vf):
 def test_a_stream_without_its_end_is_waited_for_and_refused(vf):
     """Steps: half a stream, SET(STOP), shortened wait. Verify: ETIMEDOUT, the state stays RESUMING."""
     only(vf, "xe")
-    with knobs(vf, restore_wait_ms=200):
-        s = script()
+    with knobs(vf[0], vf[2], restore_wait_ms=200):
+        s = opened()
         saved(s)
         s.op("set_state", fd="d", state=RESUMING, out="g")
         s.op("write_all", fd="g", from_="bytes", off=0, n=200)
         refused = s.op("set_state", fd="d", state=STOP)
         state = s.op("get_state", fd="d")
-        records = run(vf, s)
+        records = run(*vf[:2], s)
     assert records[refused]["errno"] == errno.ETIMEDOUT
     assert records[state]["state"] == RESUMING
 
@@ -171,13 +126,13 @@ def test_vram_is_as_large_as_it_is_made(vf):
     only(vf, "xe")
     lengths = []
     for size in (64, 64 + 8192):
-        with knobs(vf, vram_kb=size):
-            s = script()
+        with knobs(vf[0], vf[2], vram_kb=size):
+            s = opened()
             read = saved(s)
             s.op("set_state", fd="d", state=RESUMING, out="g")
             s.op("write_all", fd="g", from_="bytes")
             loaded = s.op("set_state", fd="d", state=STOP)
-            records = run(vf, s)
+            records = run(*vf[:2], s)
         assert records[loaded]["errno"] == 0
         lengths.append(records[read]["n"])
     assert lengths[1] - lengths[0] == 8192 * 1024
