@@ -36,7 +36,7 @@ RACES = 120
 def every_sequence_up_to_the_depth(
     subject: Subject, rig: Rig, budget_s: float, depth: int
 ) -> Generator[Program, Judgement, None]:
-    """Every sequence of SETs, of one, then of two, and so on, as long as the budget lasts."""
+    """Every sequence of SETs, of one, then of two, and so on, while the time for searches lasts."""
     tour = Tour(subject.flags, depth, reset_cost=RESET_ARCS if subject.has("reset") else None)
     begun = time.monotonic()
 
@@ -54,7 +54,7 @@ def every_sequence_up_to_the_depth(
     if tour.complete < depth:
         rig.notes.append(
             f"{rig.device_id}: every sequence up to {tour.complete} instead of {depth}, "
-            f"{tour.total - tour.remaining} of {tour.total} in all: --budget"
+            f"{tour.total - tour.remaining} of {tour.total} in all: --search-time"
         )
     if tour.given_up:
         why = "; ".join(map(str, tour.dropped[:5])) or "GET never reported what the model expects"
